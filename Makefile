@@ -1,0 +1,47 @@
+# Every target does the set-up it needs; a second call starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+# uv, not pip: it takes the registry's torch and torchvision, which belong together, and compiles bytecode
+# (every later start is twice as fast).
+UV := UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --python $(BIN)/python
+# More threads than cores is many times slower than one.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check format lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(STAMP)  ## create .venv with exactly the locked packages
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(UV) --require-hashes -r requirements.lock
+	$(UV) --no-deps -e .
+	touch $@
+
+train: $(STAMP)  ## train the default model on the embedded digits: about three minutes on two cores
+	$(BIN)/python train.py
+
+test: $(STAMP)  ## run all tests
+	$(BIN)/python -m pytest -n auto
+
+check: $(STAMP)  ## lint, types and the architecture test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+format: $(STAMP)  ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(STAMP)  ## resolve requirements.lock anew
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-annotate --no-header \
+	    --python-version 3.11 --upgrade --quiet -o requirements.lock
+
+clean:  ## remove .venv and caches; outputs/ is kept
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache src/*.egg-info

@@ -1,0 +1,79 @@
+"""The one place that knows what the network's output means: everything after the network sees a Denoiser."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ddpm_lab.diffusion.gaussian import Gaussian
+from ddpm_lab.diffusion.predictions import Prediction
+from ddpm_lab.diffusion.process import Process
+from ddpm_lab.diffusion.tables import expand, lookup
+from ddpm_lab.diffusion.variances import Variance
+
+
+class Estimate(NamedTuple):
+    """What one network call says about x_0; every field [B, C, H, W].
+
+    output: the network's first head. x_0: the image it stands for. noise: the noise that leads from x_0 to x_t.
+    raw_variance: the second head, None for fixed variances.
+    """
+
+    output: Tensor
+    x_0: Tensor
+    noise: Tensor
+    raw_variance: Tensor | None
+
+
+class Denoiser(nn.Module):
+    """p(x_s | x_t), built from a network and the meaning of its output.
+
+    network: (x [B, C, H, W], time [B], y [B] or None) -> [B, heads * C, H, W]. Its time is (t - 1) * time_scale:
+    published checkpoints count timesteps from 0, and this "- 1" stands nowhere else.
+    time_scale: 1000 / T is the public code's "rescale_timesteps".
+    """
+
+    def __init__(
+        self, network: nn.Module, process: Process, prediction: Prediction, variance: Variance, time_scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.process = process
+        self.prediction = prediction
+        self.variance = variance
+        self.time_scale = time_scale
+
+    def estimate(self, x_t: Tensor, t: Tensor, y: Tensor | None = None, *, clip: bool) -> Estimate:
+        """Call the network once. x_t: [B, C, H, W]; t: [B] integers in 1..T; y: [B] labels.
+
+        clip: clamp x_0 to [-1, 1]; the noise, and the mean in `step`, follow from the clipped x_0.
+        """
+        channels = x_t.shape[1]
+        # Mixed precision ends here: what follows needs the precision of x_t.
+        output = self.network(x_t, (t - 1).to(x_t.dtype) * self.time_scale, y).to(x_t.dtype)
+        if output.shape[1] != self.variance.heads * channels:
+            raise ValueError(
+                f"{type(self.variance).__name__} needs a network with {self.variance.heads * channels} output channels "
+                f"for images of {channels}, and this one returned {output.shape[1]}; set its out_channels"
+            )
+        raw_variance = output[:, channels:] if self.variance.heads == 2 else None
+        output = output[:, :channels]
+        x_0 = self.prediction.x_0(self.process, output, x_t, t)
+        if clip:
+            x_0 = x_0.clamp(-1, 1)
+        return Estimate(output, x_0, self.noise(x_0, x_t, t), raw_variance)
+
+    def noise(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The noise that leads from x_0 to x_t: (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)."""
+        alpha_bar = lookup(self.process.alpha_bar, t)
+        return (x_t - expand(alpha_bar.sqrt(), x_t) * x_0) * expand((1 - alpha_bar).rsqrt(), x_t)
+
+    def step(self, estimate: Estimate, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None) -> Gaussian:
+        """p(x_s | x_t) for any s < t, without a network call: q(x_s | x_t, x_0) at the estimated x_0.
+
+        above: the timestep from which the walk came to t; see Process.log_variance_bounds.
+        """
+        mean = self.process.posterior(estimate.x_0, x_t, t, s).mean
+        log_variance = self.variance.log_variance(self.process, estimate.raw_variance, x_t, t, s, above)
+        return Gaussian(mean, log_variance.expand_as(mean))

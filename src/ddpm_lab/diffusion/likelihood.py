@@ -1,0 +1,108 @@
+"""The variational bound on -log p(x_0), in bits per dimension (Ho et al. 2020, equation 5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm_lab.diffusion.denoiser import Denoiser, Estimate
+from ddpm_lab.diffusion.gaussian import standard_normal
+from ddpm_lab.diffusion.process import Process
+
+
+def bits(nats: Tensor) -> Tensor:
+    """Nats per element [B, C, H, W] -> bits per dimension [B]."""
+    return nats.flatten(1).mean(1) / math.log(2)
+
+
+def vlb_term(
+    denoiser: Denoiser,
+    estimate: Estimate,
+    x_0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    s: Tensor | None = None,
+    above: Tensor | None = None,
+) -> Tensor:
+    """L_{t-1} of equation 5 in bits per dimension, [B].
+
+    KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for s > 0, and -log p(x_0 | x_t), the discretised decoder, for s = 0.
+    x_0, x_t: [B, C, H, W]; t, s, above: [B]; s = t - 1 if not given.
+    """
+    s = t - 1 if s is None else s
+    p = denoiser.step(estimate, x_t, t, s, above)
+    kl = bits(denoiser.process.posterior(x_0, x_t, t, s).kl(p))
+    decoder = -bits(p.discretized_log_prob(x_0))
+    return torch.where(s == 0, decoder, kl)
+
+
+def prior_term(process: Process, x_0: Tensor) -> Tensor:
+    """KL(q(x_T | x_0) || N(0, I)) in bits per dimension, [B]."""
+    T = torch.full((len(x_0),), process.T, device=x_0.device)
+    return bits(process.marginal(x_0, T).kl(standard_normal(x_0)))
+
+
+class BitsPerDim(NamedTuple):
+    """The whole bound for a batch of images, term by term; all but the errors in bits per dimension.
+
+    total [B] = vlb summed over its terms + prior [B]. Column k of vlb, x_0_mse and noise_mse [B, K] belongs to timesteps[k].
+    """
+
+    total: Tensor
+    prior: Tensor
+    vlb: Tensor
+    x_0_mse: Tensor
+    noise_mse: Tensor
+    timesteps: list[int]
+
+
+@torch.no_grad()
+def bits_per_dim(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    y: Tensor | None = None,
+    *,
+    clip: bool = True,
+    timesteps: Sequence[int] | None = None,
+    randn_like: Callable[[Tensor], Tensor] = torch.randn_like,
+    pairs: int = 1,
+) -> BitsPerDim:
+    """Evaluate the variational bound of a chain: the sum of its terms plus the prior. x_0: [B, C, H, W] in [-1, 1].
+
+    timesteps: the ascending timesteps of the chain, all of 1..T if not given. A strided chain has a bound of its own.
+    randn_like: draws the noise of each timestep, from the last to the first. pairs: how many (image, t) pairs go through
+    the network at once; at least B do.
+    """
+    chain = list(timesteps) if timesteps is not None else list(range(1, denoiser.process.T + 1))
+    below = [0, *chain[:-1]]
+    above = [*chain[1:], denoiser.process.T]
+    B, K = len(x_0), len(chain)
+    terms, x_0_errors, noise_errors = (torch.empty(B, K, dtype=x_0.dtype, device=x_0.device) for _ in range(3))
+    width = max(1, pairs // B)
+    for stop in range(K, 0, -width):
+        columns = list(range(stop - 1, max(stop - width, 0) - 1, -1))
+        noise = torch.cat([randn_like(x_0) for _ in columns])
+        x = x_0.repeat(len(columns), 1, 1, 1)
+        labels = None if y is None else y.repeat(len(columns))
+
+        def times(values: Sequence[int], columns: list[int] = columns) -> Tensor:
+            return torch.tensor([values[k] for k in columns], device=x_0.device).repeat_interleave(B)
+
+        t, s = times(chain), times(below)
+        x_t = denoiser.process.diffuse(x, t, noise)
+        estimate = denoiser.estimate(x_t, t, labels, clip=clip)
+        term = vlb_term(denoiser, estimate, x, x_t, t, s, times(above))
+        terms[:, columns] = term.view(-1, B).T
+        x_0_errors[:, columns] = mse(estimate.x_0, x).view(-1, B).T
+        noise_errors[:, columns] = mse(estimate.noise, noise).view(-1, B).T
+    prior = prior_term(denoiser.process, x_0)
+    return BitsPerDim(terms.sum(1) + prior, prior, terms, x_0_errors, noise_errors, chain)
+
+
+def mse(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference over all but the batch, [B]."""
+    return ((a - b) ** 2).flatten(1).mean(1)

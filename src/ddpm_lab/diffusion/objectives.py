@@ -1,0 +1,123 @@
+"""Training objectives: (denoiser, x_0, t, y, noise) -> {"loss", "mse", "vlb"}, each [B]. "loss" is what is minimised.
+
+An objective never reduces over the batch; the caller weights. "mse" is the plain error of the network's output, "vlb" the
+term of the bound at t in bits per dimension; those that an objective does not minimise carry no gradient.
+`check(variance)` refuses a variance that it cannot train, and is asked on every call too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ddpm_lab.diffusion.denoiser import Denoiser, Estimate
+from ddpm_lab.diffusion.likelihood import mse, vlb_term
+from ddpm_lab.diffusion.variances import Variance
+from ddpm_lab.diffusion.weightings import uniform
+
+Weighting = Callable[[Tensor, Tensor], Tensor]
+
+
+class Objective(Protocol):
+    """See the head of this file."""
+
+    def check(self, variance: Variance) -> None: ...  # noqa: D102
+
+    def __call__(  # noqa: D102
+        self, denoiser: Denoiser, x_0: Tensor, t: Tensor, y: Tensor | None = None, noise: Tensor | None = None
+    ) -> dict[str, Tensor]: ...
+
+
+class Simple:
+    """L_simple = E || target - output ||^2, weighted over t (Ho et al. 2020, equation 14). It cannot learn variances."""
+
+    def __init__(self, weighting: Weighting = uniform) -> None:
+        self.weighting = weighting
+
+    def check(self, variance: Variance) -> None:
+        """Raise ValueError for a learned variance: nothing in this loss would train it."""
+        if variance.heads != 1:
+            raise ValueError(
+                f"objective=simple has no term that trains {type(variance).__name__} variances; set variance=fixed_large "
+                "or fixed_small, or objective=hybrid"
+            )
+
+    def __call__(
+        self, denoiser: Denoiser, x_0: Tensor, t: Tensor, y: Tensor | None = None, noise: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """x_0: [B, C, H, W]; t: [B]; noise: of x_0's shape, drawn if not given."""
+        self.check(denoiser.variance)
+        x_t, noise, estimate = _look(denoiser, x_0, t, y, noise)
+        error = _output_mse(denoiser, estimate, x_0, noise, t)
+        with torch.no_grad():
+            vlb = vlb_term(denoiser, estimate, x_0, x_t, t)
+        return {"loss": _weigh(self.weighting, denoiser, t, error), "mse": error.detach(), "vlb": vlb}
+
+
+class Vlb:
+    """T * L_{t-1}: an unbiased estimate of the whole bound less its prior, in bits per dimension (Ho et al., equation 5)."""
+
+    def check(self, variance: Variance) -> None:
+        """Every variance can be trained, or held fixed, under the bound."""
+
+    def __call__(
+        self, denoiser: Denoiser, x_0: Tensor, t: Tensor, y: Tensor | None = None, noise: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """x_0: [B, C, H, W]; t: [B]; noise: of x_0's shape, drawn if not given."""
+        x_t, noise, estimate = _look(denoiser, x_0, t, y, noise)
+        vlb = vlb_term(denoiser, estimate, x_0, x_t, t)
+        with torch.no_grad():
+            error = _output_mse(denoiser, estimate, x_0, noise, t)
+        return {"loss": denoiser.process.T * vlb, "mse": error, "vlb": vlb.detach()}
+
+
+class Hybrid:
+    """L_hybrid = L_simple + vlb_weight * L_vlb (Nichol & Dhariwal 2021, equation 16).
+
+    L_vlb is the sum of T terms, hence vlb_weight * T * vlb here, in bits per dimension. Its gradient is stopped at the mean,
+    so that it moves only the variance.
+    """
+
+    def __init__(self, vlb_weight: float = 0.001, weighting: Weighting = uniform) -> None:
+        self.vlb_weight = vlb_weight
+        self.weighting = weighting
+
+    def check(self, variance: Variance) -> None:
+        """Raise ValueError for a fixed variance: the bound's part would move nothing."""
+        if variance.heads != 2:
+            raise ValueError(
+                f"objective=hybrid trains the variance through the bound, and {type(variance).__name__} has none to train; "
+                "set variance=learned_range or learned, or objective=simple"
+            )
+
+    def __call__(
+        self, denoiser: Denoiser, x_0: Tensor, t: Tensor, y: Tensor | None = None, noise: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """x_0: [B, C, H, W]; t: [B]; noise: of x_0's shape, drawn if not given."""
+        self.check(denoiser.variance)
+        x_t, noise, estimate = _look(denoiser, x_0, t, y, noise)
+        error = _output_mse(denoiser, estimate, x_0, noise, t)
+        frozen_mean = estimate._replace(x_0=estimate.x_0.detach())
+        vlb = vlb_term(denoiser, frozen_mean, x_0, x_t, t)
+        loss = _weigh(self.weighting, denoiser, t, error) + self.vlb_weight * denoiser.process.T * vlb
+        return {"loss": loss, "mse": error.detach(), "vlb": vlb.detach()}
+
+
+def _look(
+    denoiser: Denoiser, x_0: Tensor, t: Tensor, y: Tensor | None, noise: Tensor | None
+) -> tuple[Tensor, Tensor, Estimate]:
+    noise = torch.randn_like(x_0) if noise is None else noise
+    x_t = denoiser.process.diffuse(x_0, t, noise)
+    return x_t, noise, denoiser.estimate(x_t, t, y, clip=False)
+
+
+def _output_mse(denoiser: Denoiser, estimate: Estimate, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    return mse(estimate.output, denoiser.prediction.target(denoiser.process, x_0, noise, t))
+
+
+def _weigh(weighting: Weighting, denoiser: Denoiser, t: Tensor, error: Tensor) -> Tensor:
+    snr, scale = denoiser.process.snr(t), denoiser.prediction.scale(denoiser.process, t)
+    return weighting(snr, scale).to(error.device, error.dtype) * error

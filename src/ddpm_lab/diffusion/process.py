@@ -1,0 +1,88 @@
+"""The forward process q and its posteriors, for any pair of timesteps s < t."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddpm_lab.diffusion.gaussian import Gaussian
+from ddpm_lab.diffusion.tables import Tables, expand, lookup
+
+# A schedule that ends in pure noise has SNR 0 there; this keeps ratios of SNRs finite. Real schedules stay above 1e-13.
+LOWEST_SNR = 1e-20
+
+
+class Process(Tables):
+    """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I) (Ho et al. 2020, equation 4).
+
+    betas: [T]; t runs 1..T as in the papers and alpha_bar has T + 1 entries, alpha_bar[0] = 1. A step goes from t to any
+    s < t with beta_{t|s} = 1 - alpha_bar_t / alpha_bar_s, so strided chains need no second process.
+
+    The tables are float64 and non-persistent: no schedule key ever enters a checkpoint.
+    """
+
+    alpha_bar: Tensor
+    log_alpha_bar: Tensor
+
+    def __init__(self, betas: Tensor) -> None:
+        super().__init__()
+        betas = torch.as_tensor(betas, dtype=torch.float64)
+        if betas.dim() != 1 or not bool(((betas > 0) & (betas <= 1)).all()):
+            raise ValueError(f"betas must be a vector of numbers in (0, 1], got shape {tuple(betas.shape)}: {betas}")
+        one = torch.ones(1, dtype=torch.float64)
+        self.T = len(betas)
+        self.register_buffer("alpha_bar", torch.cat([one, torch.cumprod(1 - betas, 0)]), persistent=False)
+        log_alpha_bar = torch.cat([0 * one, torch.cumsum(torch.log1p(-betas), 0)])
+        self.register_buffer("log_alpha_bar", log_alpha_bar, persistent=False)
+
+    def beta(self, t: Tensor, s: Tensor) -> Tensor:
+        """beta_{t|s} = 1 - alpha_bar_t / alpha_bar_s, [B] float64, without the cancellation."""
+        return -torch.expm1(lookup(self.log_alpha_bar, t) - lookup(self.log_alpha_bar, s))
+
+    def snr(self, t: Tensor) -> Tensor:
+        """alpha_bar_t / (1 - alpha_bar_t), [B] float64; t: [B] integers in 1..T."""
+        alpha_bar = lookup(self.alpha_bar, t)
+        return (alpha_bar / (1 - alpha_bar)).clamp(min=LOWEST_SNR)
+
+    def marginal(self, x_0: Tensor, t: Tensor) -> Gaussian:
+        """q(x_t | x_0). x_0: [B, C, H, W]; t: [B] integers in 1..T."""
+        alpha_bar = lookup(self.alpha_bar, t)
+        log_variance = expand(torch.log1p(-alpha_bar), x_0)
+        return Gaussian(expand(alpha_bar.sqrt(), x_0) * x_0, log_variance.expand_as(x_0))
+
+    def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise; t may be 0, where x_t is x_0."""
+        alpha_bar = lookup(self.alpha_bar, t)
+        return expand(alpha_bar.sqrt(), x_0) * x_0 + expand((1 - alpha_bar).sqrt(), x_0) * noise
+
+    def posterior_coefficients(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights [B] of x_0 and of x_t in the mean of q(x_s | x_t, x_0) (Ho et al. 2020, equation 7)."""
+        alpha_bar_t, alpha_bar_s = lookup(self.alpha_bar, t), lookup(self.alpha_bar, s)
+        beta = self.beta(t, s)
+        of_x_0 = alpha_bar_s.sqrt() * beta / (1 - alpha_bar_t)
+        of_x_t = (1 - beta).sqrt() * (1 - alpha_bar_s) / (1 - alpha_bar_t)
+        return of_x_0, of_x_t
+
+    def posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Gaussian:
+        """q(x_s | x_t, x_0) for s < t (Ho et al. 2020, equations 6 and 7). At s = 0 see log_variance_bounds."""
+        of_x_0, of_x_t = self.posterior_coefficients(t, s)
+        lower, _ = self.log_variance_bounds(t, s)
+        return Gaussian(expand(of_x_0, x_t) * x_0 + expand(of_x_t, x_t) * x_t, expand(lower, x_t).expand_as(x_t))
+
+    def log_variance_bounds(self, t: Tensor, s: Tensor, above: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(log beta~_{t|s}, log beta_{t|s}), each [B] float64: the least and the most that log Var(x_s | x_t) can be.
+
+        beta~_{t|s} = beta_{t|s} (1 - alpha_bar_s) / (1 - alpha_bar_t). At s = 0 that is zero, and the first is that of the
+        next pair up, (above, t), as Ho et al. clip it. above: [B], the timestep from which the walk came to t; t + 1 if
+        not given. A chain of one step (t = T, s = 0) has no pair above it and takes the second bound.
+        """
+        last = s == 0
+        above = t + 1 if above is None else above
+        # The pair whose beta~ is asked for: (above, t) at the last step, (t, s) everywhere else.
+        upper_t = torch.where(last, above, t).clamp(max=self.T)
+        upper_s = torch.where(last & (upper_t > t), t, s)
+        alpha_bar_t, alpha_bar_s = lookup(self.alpha_bar, upper_t), lookup(self.alpha_bar, upper_s)
+        log_beta = self.beta(t, s).log()
+        log_beta_tilde = (self.beta(upper_t, upper_s) * (1 - alpha_bar_s) / (1 - alpha_bar_t)).log()
+        lower = torch.where(torch.isinf(log_beta_tilde), log_beta, log_beta_tilde)
+        return lower, log_beta

@@ -1,0 +1,100 @@
+"""Which timesteps a walk visits: (T, steps) -> ascending timesteps in 1..T.
+
+The public codes count from 0; every rule here adds 1 to theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+Spacing = str | Sequence[int] | Callable[[int, int], list[int]]
+
+
+def uniform(T: int, steps: int) -> list[int]:
+    """Evenly spaced from the first to the last timestep (Nichol & Dhariwal 2021, section 4; the public code's "N")."""
+    return sections(T, [steps])
+
+
+def ddim(T: int, steps: int) -> list[int]:
+    """The smallest integer stride that gives `steps` timesteps, from the first on (the public code's "ddimN").
+
+    Usually misses the last timestep. Raises ValueError where no stride does.
+    """
+    for stride in range(1, T + 1):
+        timesteps = list(range(1, T + 1, stride))
+        if len(timesteps) == steps:
+            return timesteps
+    raise ValueError(f"spacing ddim: no integer stride takes {steps} of T={T} timesteps; take another number of steps")
+
+
+def quadratic(T: int, steps: int) -> list[int]:
+    """floor(c i^2) up to 0.8 T, denser near the image (Song et al. 2021, appendix D.2, and public code: CIFAR-10).
+
+    Where two fall on one timestep the later moves up by one, so that `steps` are as many different timesteps.
+    """
+    timesteps: list[int] = []
+    for root in torch.linspace(0, (0.8 * T) ** 0.5, steps, dtype=torch.float64).tolist():
+        timesteps.append(max(int(root**2) + 1, timesteps[-1] + 1 if timesteps else 1))
+    return timesteps
+
+
+def sections(T: int, counts: Sequence[int]) -> list[int]:
+    """Cut 1..T into len(counts) sections, as equal as can be, and space counts[i] timesteps evenly in the i-th.
+
+    The stride is a float, accumulated, each position rounded half to even (public code). A count of 1 takes the first.
+    """
+    size, extra = divmod(T, len(counts))
+    timesteps: list[int] = []
+    start = 1
+    for i, count in enumerate(counts):
+        length = size + (1 if i < extra else 0)
+        if not 1 <= count <= length:
+            raise ValueError(
+                f"spacing: cannot take {count} timesteps from a section of {length} (T={T} cut into {len(counts)}); take "
+                f"between 1 and {length}"
+            )
+        stride = (length - 1) / (count - 1) if count > 1 else 1.0
+        position = 0.0
+        for _ in range(count):
+            timesteps.append(start + round(position))
+            position += stride
+        start += length
+    return timesteps
+
+
+NAMED: dict[str, Callable[[int, int], list[int]]] = {"uniform": uniform, "ddim": ddim, "quadratic": quadratic}
+
+
+def timesteps(T: int, steps: int | None, spacing: Spacing) -> list[int]:
+    """The ascending timesteps of a walk of `steps` steps (all T if None).
+
+    spacing: a rule's name, a function (T, steps) -> timesteps, or the counts of sections as "10,15,20" or [10, 15, 20],
+    whose sum is the number of steps. Raises ValueError for anything that does not give `steps` timesteps of 1..T.
+    """
+    if isinstance(spacing, str) and spacing not in NAMED:
+        try:
+            spacing = [int(count) for count in spacing.split(",")]
+        except ValueError:
+            raise ValueError(
+                f"spacing={spacing!r} is none of {', '.join(NAMED)}, nor counts of sections such as '10,15,20'"
+            ) from None
+    if isinstance(spacing, Sequence) and not isinstance(spacing, str):
+        chosen = sections(T, spacing)
+        if steps not in (None, len(chosen)):
+            raise ValueError(
+                f"spacing={list(spacing)} makes {len(chosen)} steps, but steps={steps}; set steps={len(chosen)} or null"
+            )
+        return chosen
+    if steps is None:
+        steps = T
+    if not 1 <= steps <= T:
+        raise ValueError(f"steps={steps} does not fit a process of T={T} timesteps; take between 1 and {T}")
+    rule = NAMED[spacing] if isinstance(spacing, str) else spacing
+    return rule(T, steps)
+
+
+def pairs(chosen: Sequence[int]) -> list[tuple[int, int]]:
+    """The steps (t, s) of a walk down the ascending timesteps `chosen`, from the last to the image at s = 0."""
+    return list(zip(reversed(chosen), [*reversed(chosen[:-1]), 0], strict=True))
