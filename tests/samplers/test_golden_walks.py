@@ -1,9 +1,12 @@
 """Single steps and whole walks against the public code."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ddpm_lab.checkpoints import openai
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.process import Process
 from ddpm_lab.samplers.ancestral import Ancestral
@@ -92,3 +95,59 @@ def test_walk_with_stored_outputs(schedule: str, run: str) -> None:
         torch.testing.assert_close(torch.stack(network.times), GOLDEN[f"loop/{schedule}/model_t"])
 
 
+
+
+RUNS: dict[str, tuple[str, str, Callable[[str], Sampler]]] = {
+    "p_clip1": ("LEARNED_RANGE", "EPSILON", lambda counts: Ancestral(None, counts)),
+    "p_clip0": ("LEARNED_RANGE", "EPSILON", lambda counts: Ancestral(None, counts, clip=False)),
+    "p_fixed_small": ("FIXED_SMALL", "EPSILON", lambda counts: Ancestral(None, counts)),
+    "p_fixed_large": ("FIXED_LARGE", "EPSILON", lambda counts: Ancestral(None, counts)),
+    "p_startx": ("LEARNED_RANGE", "START_X", lambda counts: Ancestral(None, counts)),
+    "ddim_eta0": ("LEARNED_RANGE", "EPSILON", lambda counts: DDIM(None, 0.0, counts)),
+    "ddim_eta0.5": ("LEARNED_RANGE", "EPSILON", lambda counts: DDIM(None, 0.5, counts)),
+    "ddim_eta1": ("LEARNED_RANGE", "EPSILON", lambda counts: DDIM(None, 1.0, counts)),
+    "ddim_eta0_clip0": ("LEARNED_RANGE", "EPSILON", lambda counts: DDIM(None, 0.0, counts, clip=False)),
+    "ddim10_eta0": ("LEARNED_RANGE", "EPSILON", lambda counts: DDIM(10, 0.0, "ddim")),
+    "ddim_startx_eta0.5": ("LEARNED_RANGE", "START_X", lambda counts: DDIM(None, 0.5, counts)),
+}
+
+
+class FirstHead(nn.Module):
+    """A network of which only the first three output channels are used."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.network(x, t)[:, :3]
+
+
+def toy_denoiser(schedule: str, variance: str, prediction: str) -> tuple[dict, Denoiser]:
+    toy = Golden("toy_model.npz")
+    prefix = "idm_uncond/state/"
+    state = {key.removeprefix(prefix): toy[key] for key in toy.keys() if key.startswith(prefix)}
+    network = openai.load(state, **toy.text("idm_uncond/config"))
+    config, model, _ = loop(schedule, variance, prediction, [])
+    return config, model.with_network(network if model.variance.heads == 2 else FirstHead(network))
+
+
+@pytest.mark.parametrize("run", list(RUNS))
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_whole_walk_with_the_network(schedule: str, run: str) -> None:
+    variance, prediction, make = RUNS[run]
+    config, model = toy_denoiser(schedule, variance, prediction)
+    walk = make(config["section_counts"]).walk(
+        model, GOLDEN["loop/start_noise"], randn_like=NoiseOf(GOLDEN["loop/step_noise"])
+    )
+    GOLDEN.close(torch.stack(list(walk)), f"loop/{schedule}/{run}/sample")
+
+
+@pytest.mark.parametrize("clip", [0, 1])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_inversion_with_the_network(schedule: str, clip: int) -> None:
+    config, model = toy_denoiser(schedule, "LEARNED_RANGE", "EPSILON")
+    ddim = DDIM(None, 0.0, config["section_counts"], clip=bool(clip))
+    walk = list(ddim.walk_up(model, GOLDEN["loop/reverse_start"]))
+    GOLDEN.close(torch.stack(walk[:7]), f"loop/{schedule}/ddim_reverse_clip{clip}/sample")
+    assert torch.equal(ddim.invert(model, GOLDEN["loop/reverse_start"]), walk[-1])
