@@ -1,0 +1,233 @@
+"""One DataModule for every data set: which bytes reach which rank at which step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ddpm_lab.data.memory import Batch, ImageSet, Mirrored
+from ddpm_lab.data.splits import is_train
+from ddpm_lab.data.stream import EndlessBatches, OrderedBatches
+from ddpm_lab.pixels import to_float
+
+
+@dataclass(frozen=True)
+class Declared:
+    """Passes a batch on if it is what the configuration declares: an error here, on the CPU, names its cause.
+
+    Args:
+        name: of the data set.
+        channels: C.
+        image_size: H and W.
+        num_classes: labels are below it; None means that labels are not used.
+
+    """
+
+    name: str
+    channels: int
+    image_size: int
+    num_classes: int | None
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return the batch: images uint8 [B, C, H, W], labels int64 [B].
+
+        Raises:
+            TypeError: if the images are not uint8.
+            ValueError: if shape or labels are not as declared.
+
+        """
+        images, labels = batch
+        if images.dtype != torch.uint8:
+            raise TypeError(f"The data set {self.name} must give uint8 images and gave {images.dtype}.")
+        declared, found = (self.channels, self.image_size, self.image_size), tuple(images.shape[1:])
+        if found != declared:
+            raise ValueError(
+                f"The data set {self.name} gives images (C, H, W) = {found} where the configuration declares "
+                f"{declared}: set data.channels and data.image_size to what the files hold."
+            )
+        if (
+            self.num_classes is not None
+            and len(labels)
+            and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes
+        ):
+            raise ValueError(
+                f"The data set {self.name} gives labels {int(labels.min())}..{int(labels.max())} where the "
+                f"configuration declares data.num_classes={self.num_classes}: labels count from 0 and stay below it."
+            )
+        return batch
+
+
+class DataModule(lightning.LightningDataModule):
+    """Feeds any data set to a Trainer, or to anyone else: without a Trainer it is rank 0 of 1.
+
+    The training stream is endless and exact under resume: sample k depends on the seed, the set and k alone, and k is
+    all that the state holds. Run the Trainer with use_distributed_sampler=False and no epochs (max_steps).
+
+    Args:
+        name: of the data set, for folders and errors.
+        dataset: called as dataset(split="train") or dataset(split="test"); returns the images of that split.
+        image_size: H and W of the images.
+        channels: C.
+        num_classes: number of classes, or None where labels are not used.
+        batch_size: the GLOBAL training batch, over all ranks.
+        test_batch_size: batch of one rank in evaluation; changes no result.
+        num_workers: decoding processes for each rank; 0 is fastest for sets in memory.
+        mirror: whether the training set also has each image's mirror image.
+        seed: of the order of the training stream.
+
+    Raises:
+        ValueError: if a batch size is not positive.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        dataset: Callable[..., ImageSet],
+        image_size: int,
+        channels: int,
+        num_classes: int | None,
+        batch_size: int,
+        test_batch_size: int,
+        num_workers: int = 0,
+        mirror: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        for key, size in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
+            if size < 1:
+                raise ValueError(f"data.{key} must be positive and is {size}.")
+        self.name, self.image_size, self.channels, self.num_classes = name, image_size, channels, num_classes
+        self.batch_size, self.test_batch_size, self.num_workers = batch_size, test_batch_size, num_workers
+        self.mirror, self.seed = mirror, seed
+        self._dataset = dataset
+        self._declared = Declared(name, channels, image_size, num_classes)
+        self._loaded: dict[str, ImageSet] = {}
+        # The stream stood at sample `_samples` when the Trainer had processed `_batches` batches (None: not yet begun).
+        self._samples = 0
+        self._batches: int | None = None
+
+    # What there is
+
+    def images(self, split: str) -> ImageSet:
+        """Return the images of a split, without flips; loaded at the first call.
+
+        Args:
+            split: "train" or "test".
+
+        Raises:
+            ValueError: if the set is empty or its images are not as declared, or the split is another.
+
+        """
+        is_train(split)
+        if split not in self._loaded:
+            images = self._dataset(split=split)
+            if len(images) == 0:
+                raise ValueError(f"The {split} split of the data set {self.name} is empty.")
+            self._declared(images.__getitems__([0]))
+            self._loaded[split] = images
+        return self._loaded[split]
+
+    def train_images(self, n: int) -> Batch:
+        """Return the first n training images, float32 [n, C, H, W] in [-1, 1], and their labels int64 [n].
+
+        Raises:
+            ValueError: if there are fewer.
+
+        """
+        return self._first("train", n)
+
+    def test_images(self, n: int) -> Batch:
+        """Return the first n test images, float32 [n, C, H, W] in [-1, 1], and their labels int64 [n].
+
+        Raises:
+            ValueError: if there are fewer.
+
+        """
+        return self._first("test", n)
+
+    def _first(self, split: str, n: int) -> Batch:
+        images = self.images(split)
+        if not 1 <= n <= len(images):
+            raise ValueError(f"{n} {split} images were asked for and the data set {self.name} has {len(images)}.")
+        pixels, labels = self._declared(images.__getitems__(list(range(n))))
+        return to_float(pixels), labels
+
+    # Lightning's hooks
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what the stage needs, so that a missing file or a wrong size is found before the first step."""
+        for split in ("train", "test") if stage in ("fit", None) else ("test",):
+            self.images(split)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return this rank's part of the endless stream, from the position of the state on.
+
+        Raises:
+            ValueError: if batch_size is not divisible by the number of ranks.
+
+        """
+        self._samples, self._batches = self._position(), self._processed()
+        images: ImageSet = Mirrored(self.images("train")) if self.mirror else self.images("train")
+        # The position is asked for at each iteration: limit_train_batches makes Lightning begin several.
+        batches = EndlessBatches(len(images), self.batch_size, self.seed, self._position, *self._rank())
+        return self._loader(images, batches)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return the test split once, in order; rank r of W has the images r, r + W, …, without padding or flips."""
+        images = self.images("test")
+        return self._loader(images, OrderedBatches(len(images), self.test_batch_size, *self._rank()))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return the same as val_dataloader."""
+        return self.val_dataloader()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn uint8 [B, C, H, W] into float32 in [-1, 1], on the device: bytes are a quarter of the transfer."""
+        images, labels = batch
+        return to_float(images), labels
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the stream: samples that all ranks together have been trained on."""
+        return {"samples": self._position()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to a saved position. Lightning restores its own counters after this and before asking for the loader."""
+        self._samples, self._batches = state_dict["samples"], None
+
+    # Where we are
+
+    def _position(self) -> int:
+        """Return the number of samples consumed by all ranks; what workers have prefetched does not count."""
+        trained = 0 if self._batches is None else self._processed() - self._batches
+        return self._samples + trained * self.batch_size
+
+    def _processed(self) -> int:
+        """Return how many training batches the Trainer has finished.
+
+        `processed` moves before on_train_batch_end, where checkpoints are written; `completed` moves after it and would
+        repeat a batch on resume, `ready` and `started` move before the step and would lose one after an exception.
+        """
+        if self.trainer is None:
+            return 0
+        counters: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total  # typed as its base, without `processed`
+        return int(counters.processed)
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, images: ImageSet, batches: Sampler[list[int]]) -> DataLoader[Batch]:
+        return DataLoader(
+            cast("Dataset[Batch]", images),
+            batch_sampler=batches,
+            collate_fn=cast("Callable[..., Batch]", self._declared),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # Its own: a loader otherwise draws from the global generator whenever an iteration begins.
+            generator=torch.Generator(),
+        )

@@ -1,0 +1,119 @@
+"""Folders of image files, decoded when they are asked for."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
+
+from ddpm_lab.data.decoding import Shape, centre_crop, decode, stack
+from ddpm_lab.data.memory import Batch
+from ddpm_lab.data.splits import hold_out, is_train
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+
+
+class FileSet:
+    """Image files, decoded when they are asked for.
+
+    Args:
+        paths: one file for each image.
+        labels: one class for each image.
+        channels: 1 or 3.
+        shape: cuts and scales a picture to the size of the set.
+
+    """
+
+    def __init__(self, paths: Sequence[str | Path], labels: Sequence[int], channels: int, shape: Shape) -> None:
+        self.paths, self.labels, self.channels, self.shape = list(paths), list(labels), channels, shape
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return images uint8 [B, C, H, W] and labels int64 [B].
+
+        Raises:
+            ValueError: names the file that cannot be read.
+
+        """
+        files = [self.paths[i] for i in indices]
+        pictures = [self.shape(decode(file, str(file), self.channels)) for file in files]
+        return stack(pictures, [self.labels[i] for i in indices])
+
+
+def folder_name(path: PurePath) -> str:
+    """Name the class after the first folder below the root: cat/a/1.png is of class cat.
+
+    Raises:
+        ValueError: if the file lies in the root itself.
+
+    """
+    if len(path.parts) < 2:
+        raise ValueError(f"{path} lies in no class folder: move it into one, or use another class_of.")
+    return path.parts[0]
+
+
+def name_prefix(path: PurePath) -> str:
+    """Name the class after the file name up to the first underscore, as OpenAI's loaders do: cat_17.png is cat."""
+    return path.name.split("_")[0]
+
+
+def image_folder(
+    root: str | Path,
+    split: str,
+    image_size: int,
+    channels: int,
+    class_of: Callable[[PurePath], str] | None = None,
+) -> FileSet:
+    """Return the images below a folder, found recursively, in the order of their sorted relative paths.
+
+    With folders ROOT/train and ROOT/test, these are the splits. Otherwise every tenth image (i % 10 == 9) of the sorted
+    list is test. Classes are numbered in sorted order of the names found in train (or in the whole list).
+
+    Args:
+        root: the folder.
+        split: "train" or "test".
+        image_size: pixels of the square cut from the centre.
+        channels: 1 or 3; images are converted.
+        class_of: names the class from a path relative to the split's root; None gives all images class 0.
+
+    Returns:
+        Images uint8 [n, channels, image_size, image_size], labels int64.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or no image in it.
+        ValueError: if the test split has a class that train has not, or the split is another.
+
+    """
+    train, root = is_train(split), Path(root)
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        folder, listed = root / split, _images(root / "train")
+        chosen = listed if train else _images(folder)
+    else:
+        folder, listed = root, _images(root)
+        chosen = [listed[i] for i in hold_out(len(listed), split, every=10)]
+    if class_of is None:
+        labels = [0] * len(chosen)
+    else:
+        number = {name: k for k, name in enumerate(sorted({class_of(PurePath(path)) for path in listed}))}
+        names = [class_of(PurePath(path)) for path in chosen]
+        unknown = sorted(set(names) - set(number))
+        if unknown:
+            raise ValueError(f"{folder} has classes that {root / 'train'} has not: {', '.join(unknown[:5])}.")
+        labels = [number[name] for name in names]
+    return FileSet([os.path.join(folder, path) for path in chosen], labels, channels, centre_crop(image_size))
+
+
+def _images(folder: Path) -> list[str]:
+    """Return the sorted relative paths of all images below a folder; names beginning with a dot are not images."""
+    found = [
+        os.path.relpath(os.path.join(where, file), folder)
+        for where, _, files in os.walk(folder, followlinks=True)
+        for file in files
+        if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith(".")
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"No image below {folder.resolve()}: put {', '.join(sorted(SUFFIXES))} files there, or set "
+            "data.dataset.root."
+        )
+    return sorted(found)

@@ -1,0 +1,78 @@
+"""Image sets: what a data set is to the rest of the project, one held in memory, and the flips."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+"""images uint8 [B, C, H, W], labels int64 [B]"""
+
+
+class ImageSet(Protocol):
+    """Anything with a length that hands out a whole batch at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return images uint8 [B, C, H, W] and labels int64 [B]; the label is 0 where the set has none."""
+        ...
+
+
+class MemorySet:
+    """A data set that fits in memory: one tensor, indexed a batch at a time.
+
+    Args:
+        images: uint8 [n, C, H, W].
+        labels: int64 [n]; without labels every image is of class 0.
+
+    Raises:
+        TypeError: if images are not uint8 or labels not int64.
+        ValueError: if the shapes are others than these or the numbers of images and labels differ.
+
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
+        labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+        if images.dtype != torch.uint8 or labels.dtype != torch.int64:
+            raise TypeError(f"MemorySet takes uint8 images and int64 labels and got {images.dtype} and {labels.dtype}.")
+        if images.ndim != 4 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"MemorySet takes images [n, C, H, W] and labels [n] and got {list(images.shape)} and "
+                f"{list(labels.shape)}: one label for each image."
+            )
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return copies of the images uint8 [B, C, H, W] and their labels int64 [B]."""
+        chosen = torch.tensor(indices, dtype=torch.int64)  # [B]
+        # Not images[chosen]: index_select copies whole images at once, twenty times as fast.
+        return self.images.index_select(0, chosen), self.labels[chosen]
+
+
+class Mirrored:
+    """A set and its mirror images: twice as many items, no random number.
+
+    Item i < n is image i, item n + i is image i flipped left to right. A pass shows each of the 2n exactly once.
+
+    Args:
+        original: the set of n images.
+
+    """
+
+    def __init__(self, original: ImageSet) -> None:
+        self.original = original
+
+    def __len__(self) -> int:
+        return 2 * len(self.original)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return images uint8 [B, C, H, W], flipped where the index is n or more, and labels int64 [B]."""
+        n = len(self.original)
+        images, labels = self.original.__getitems__([i % n for i in indices])
+        both = torch.cat([images, images.flip(-1)])  # [2B, C, H, W]
+        B = len(indices)
+        return both.index_select(0, torch.tensor([b + B * (i >= n) for b, i in enumerate(indices)])), labels

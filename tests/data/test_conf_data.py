@@ -1,0 +1,51 @@
+"""Each file of conf/data makes a DataModule that reads its data set."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ddpm_lab.data.datamodule import DataModule
+
+FILES = sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
+
+
+def compose(file: Path, root: Path, **changes: object) -> DictConfig:
+    primary = {"data_root": str(root), "seed": 0, "data": OmegaConf.load(file)}
+    return OmegaConf.merge(primary, {"data": changes})
+
+
+@pytest.mark.usefixtures("_tiny_cifar_is_genuine")
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_file_reads_its_data_set(file, data_root):
+    data = instantiate(compose(file, data_root, num_workers=0).data)
+    assert isinstance(data, DataModule)
+    assert data.name == file.stem
+    data.setup("fit")
+    images, labels = next(iter(data.train_dataloader()))
+    assert images.shape == (data.batch_size, data.channels, data.image_size, data.image_size)
+    assert images.dtype == torch.uint8
+    assert labels.shape == (data.batch_size,)
+    assert data.test_images(1)[0].shape == (1, data.channels, data.image_size, data.image_size)
+
+
+def test_every_data_set_has_its_file():
+    names = "celeba cifar10 cifar100 digits fashion_mnist image_folder imagenet64 lsun mnist npz"
+    assert [file.stem for file in FILES] == names.split()
+
+
+@pytest.mark.parametrize("name", ["image_folder", "lsun", "celeba"])
+def test_size_and_channels_are_set_in_one_place(name, data_root):
+    file = next(file for file in FILES if file.stem == name)
+    data = instantiate(compose(file, data_root, image_size=16, channels=1, num_workers=0).data)
+    assert data.train_images(2)[0].shape == (2, 1, 16, 16)
+
+
+def test_classes_of_a_folder_as_the_file_says(data_root):
+    file = next(file for file in FILES if file.stem == "image_folder")
+    for function in ("folder_name", "name_prefix"):
+        class_of = {"_target_": f"ddpm_lab.data.folder.{function}", "_partial_": True}
+        data = instantiate(compose(file, data_root, num_classes=2, dataset={"class_of": class_of}).data)
+        assert set(data.train_images(18)[1].tolist()) == {0, 1}
