@@ -19,7 +19,7 @@ TIMES = ["t_int", "t_float"]
 
 
 def state(model):
-    prefix, keys = f"{model}/state/", GOLDEN.keys()
+    prefix, keys = f"{model}/state/", GOLDEN.names()
     return {key.removeprefix(prefix): GOLDEN[key].float() for key in keys if key.startswith(prefix)}
 
 

@@ -23,7 +23,7 @@ def objective(loss: str, learned: bool, T: int):
 
 def cases() -> list[tuple[str, str, str, str]]:
     kept = []
-    for key in GOLDEN.keys():
+    for key in GOLDEN.names():
         parts = key.split("/")
         if parts[-1] == "loss":
             kept.append((parts[0], parts[1], parts[2], parts[3]))
@@ -44,12 +44,12 @@ def test_losses(process_name: str, variance: str, prediction: str, loss: str) ->
     losses = criterion(denoiser, x_0, t, noise=noise)
     key = f"{process_name}/{variance}/{prediction}/{loss}"
     GOLDEN.close(factor * losses["loss"], f"{key}/loss")
-    if f"{key}/mse" in GOLDEN.keys():
+    if f"{key}/mse" in GOLDEN.names():
         GOLDEN.close(losses["mse"], f"{key}/mse")
-    if f"{key}/vb" in GOLDEN.keys():
+    if f"{key}/vb" in GOLDEN.names():
         scale = int(T) / 1000 if loss == "RESCALED_MSE" else 1.0
         GOLDEN.close(scale * losses["vlb"], f"{key}/vb")
-    if f"{key}/grad" in GOLDEN.keys():
+    if f"{key}/grad" in GOLDEN.names():
         (grad,) = torch.autograd.grad(factor * losses["loss"].sum(), output)
         GOLDEN.close(grad, f"{key}/grad")
 

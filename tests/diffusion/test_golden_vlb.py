@@ -18,7 +18,7 @@ GOLDEN = Golden("vlb.npz")
 @pytest.mark.parametrize("terms", ["terms", "terms_near"])
 def test_terms(terms: str, variance: str, clip: int) -> None:
     key = f"{terms}/{variance}/clip{clip}"
-    if f"{key}/vb_bits" not in GOLDEN.keys():
+    if f"{key}/vb_bits" not in GOLDEN.names():
         assert (terms, variance) == ("terms_near", "LEARNED")
         return
     process = Process(SCHEDULES["cosine"](50))
@@ -35,9 +35,7 @@ def test_terms(terms: str, variance: str, clip: int) -> None:
 @pytest.mark.parametrize("process_name", ["cosine_T50", "linear_T50", "cosine_T1000", "linear_T1000"])
 def test_prior(process_name: str) -> None:
     schedule, T = process_name.split("_T")
-    GOLDEN.close(
-        prior_term(Process(SCHEDULES[schedule](int(T))), GOLDEN["terms/x_start"]), f"prior_bpd/{process_name}"
-    )
+    GOLDEN.close(prior_term(Process(SCHEDULES[schedule](int(T))), GOLDEN["terms/x_start"]), f"prior_bpd/{process_name}")
 
 
 def test_decoder() -> None:

@@ -34,7 +34,7 @@ class Golden:
     def text(self, key: str) -> dict:
         return json.loads(str(_file(self.name)[key]))
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         return list(_file(self.name))
 
     def spread(self, key: str) -> float:

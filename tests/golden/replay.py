@@ -1,6 +1,5 @@
 """A stored network output in place of a network, so that the arithmetic is tested apart from any network."""
 
-import torch
 from torch import Tensor, nn
 
 from ddpm_lab.diffusion.denoiser import Denoiser

@@ -16,7 +16,7 @@ from tests.golden import Golden
 from tests.golden.replay import SCHEDULES, NoiseOf, denoiser
 
 GOLDEN = Golden("sampling.npz")
-PMV = sorted(key.removesuffix("/mean") for key in GOLDEN.keys() if key.startswith("pmv/") and key.endswith("/mean"))
+PMV = sorted(key.removesuffix("/mean") for key in GOLDEN.names() if key.startswith("pmv/") and key.endswith("/mean"))
 
 
 def model_of(key: str, *outputs: Tensor) -> Denoiser:
@@ -43,12 +43,12 @@ def test_mean_and_variance(key: str) -> None:
     where = torch.ones_like(log_variance, dtype=torch.bool)
     where[t == 1] = "FIXED_SMALL" not in key
     GOLDEN.close(log_variance.exp(), f"{key}/variance", where)
-    if f"{key}/p_sample" in GOLDEN.keys():
+    if f"{key}/p_sample" in GOLDEN.names():
         noise = GOLDEN["pmv/noise"] * (t > 1)[:, None, None, None]
         GOLDEN.close(p.sample(noise), f"{key}/p_sample")
 
 
-@pytest.mark.parametrize("key", [key for key in PMV if f"{key}/ddim_reverse_sample" in GOLDEN.keys()])
+@pytest.mark.parametrize("key", [key for key in PMV if f"{key}/ddim_reverse_sample" in GOLDEN.names()])
 def test_one_ddim_step(key: str) -> None:
     """Each image is at another timestep, so each takes its own step of a walk through all timesteps."""
     clip = key.endswith("1")
@@ -95,8 +95,6 @@ def test_walk_with_stored_outputs(schedule: str, run: str) -> None:
         torch.testing.assert_close(torch.stack(network.times), GOLDEN[f"loop/{schedule}/model_t"])
 
 
-
-
 RUNS: dict[str, tuple[str, str, Callable[[str], Sampler]]] = {
     "p_clip1": ("LEARNED_RANGE", "EPSILON", lambda counts: Ancestral(None, counts)),
     "p_clip0": ("LEARNED_RANGE", "EPSILON", lambda counts: Ancestral(None, counts, clip=False)),
@@ -126,7 +124,7 @@ class FirstHead(nn.Module):
 def toy_denoiser(schedule: str, variance: str, prediction: str) -> tuple[dict, Denoiser]:
     toy = Golden("toy_model.npz")
     prefix = "idm_uncond/state/"
-    state = {key.removeprefix(prefix): toy[key] for key in toy.keys() if key.startswith(prefix)}
+    state = {key.removeprefix(prefix): toy[key] for key in toy.names() if key.startswith(prefix)}
     network = openai.load(state, **toy.text("idm_uncond/config"))
     config, model, _ = loop(schedule, variance, prediction, [])
     return config, model.with_network(network if model.variance.heads == 2 else FirstHead(network))

@@ -44,6 +44,10 @@ class Denoiser(nn.Module):
         self.variance = variance
         self.time_scale = time_scale
 
+    def with_network(self, network: nn.Module) -> Denoiser:
+        """The same denoiser around another network."""
+        return Denoiser(network, self.process, self.prediction, self.variance, self.time_scale)
+
     def estimate(self, x_t: Tensor, t: Tensor, y: Tensor | None = None, *, clip: bool) -> Estimate:
         """Call the network once. x_t: [B, C, H, W]; t: [B] integers in 1..T; y: [B] labels.
 

@@ -48,9 +48,7 @@ class Gaussian(NamedTuple):
         a, b = _cdf_logit(upper), _cdf_logit(lower)
         # a - b with the difference taken out by hand: u^3 - v^3 = (u - v)(u^2 + uv + v^2).
         width = BIN_WIDTH * precision
-        difference = (
-            2 * math.sqrt(2 / math.pi) * width * (1 + 0.044715 * (upper**2 + upper * lower + lower**2))
-        )
+        difference = 2 * math.sqrt(2 / math.pi) * width * (1 + 0.044715 * (upper**2 + upper * lower + lower**2))
         below, above = F.logsigmoid(a), F.logsigmoid(-b)
         inside = below + above + torch.log(-torch.expm1(-difference))
         log_prob = torch.where(x < -0.999, below, torch.where(x > 0.999, above, inside))

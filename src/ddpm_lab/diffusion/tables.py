@@ -33,5 +33,3 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
 def lookup(table: Tensor, index: Tensor) -> Tensor:
     """Gather table[index] where the table lives. index: integers [B] on any device."""
     return table[index.to(table.device)]
-
-

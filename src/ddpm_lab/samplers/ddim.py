@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -43,15 +44,16 @@ class DDIM(Sampler):
         The image stands for x at the walk's first timestep, where the network can be asked, as in the public code.
         `DDIM(steps, eta=0)(denoiser, latent)` decodes.
         """
-        for x in self.walk_up(denoiser, x, y):  # noqa: B020
+        latent = x
+        for latent in self.walk_up(denoiser, x, y):  # noqa: B007
             pass
-        return x
+        return latent
 
     @torch.no_grad()
     def walk_up(self, denoiser: Denoiser, x: Tensor, y: Tensor | None = None) -> Iterator[Tensor]:
         """Yield x after every step of `invert`."""
         chosen = self.timesteps(denoiser.process.T)
-        for t, s in zip(chosen[:-1], chosen[1:], strict=True):
+        for t, s in pairwise(chosen):
             x = self._line(denoiser, x, y, t, denoiser.process.alpha_bar[s].item(), sigma=0.0)
             yield x
 

@@ -40,6 +40,6 @@ class Sampler(ABC):
     ) -> Tensor:
         """Return the image that the walk ends with."""
         image = x
-        for image in self.walk(denoiser, x, y, randn_like):  # keeps one x alive, not all
+        for image in self.walk(denoiser, x, y, randn_like):  # noqa: B007 (keeps one x alive, not all)
             pass
         return image

@@ -1,0 +1,6 @@
+"""Evaluate a trained run: `python evaluate.py run=outputs/…`."""
+
+from ddpm_lab.cli import door
+
+if __name__ == "__main__":
+    door("evaluate", "evaluate")

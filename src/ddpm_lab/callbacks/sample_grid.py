@@ -1,0 +1,100 @@
+"""Grids of samples while a model trains, and beside real images at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from ddpm_lab.callbacks.pictures import log_picture
+from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.pictures import panels, save_npz
+from ddpm_lab.samplers.generate import generate
+from ddpm_lab.samplers.sampler import Sampler
+from ddpm_lab.training.diffusion import Diffusion
+from ddpm_lab.training.say import say
+
+
+class SampleGrid(lightning.Callback):
+    """Every `every` steps, raw and averaged weights side by side from the same noise; at the end, samples beside real data.
+
+    every: optimizer steps, 0 for the end alone. Writes samples/step_….png, and samples.png at the end. All ranks draw
+    their share of the n images.
+    """
+
+    def __init__(self, folder: str, sampler: Sampler, n: int, every: int, seed: int = 0) -> None:
+        self.folder = Path(folder)
+        self.sampler = sampler
+        self.n = n
+        self.every = every
+        self.seed = seed
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Refuse a sampler that does not fit the process, before anything is trained."""
+        assert isinstance(pl_module, Diffusion)
+        self.sampler.timesteps(pl_module.denoiser.process.T)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Draw and write the grid of this step."""
+        assert isinstance(pl_module, Diffusion)
+        step = trainer.global_step
+        stepped = (pl_module.batches_done + 1) % trainer.accumulate_grad_batches == 0
+        if not self.every or not stepped or step % self.every or step >= trainer.max_steps >= 0:
+            return
+        raw, averaged = (self._draw(pl_module, d) for d in (pl_module.denoiser, pl_module.averaged()))
+        if trainer.is_global_zero:
+            path = self.folder / "samples" / f"step_{step:08d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            panels([(f"step {step}: raw weights", raw), (f"step {step}: averaged weights", averaged)], path)
+            log_picture(trainer, "samples", path)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Draw the last grid, beside real images of the test split."""
+        assert isinstance(pl_module, Diffusion)
+        say(f"drawing {self.n} samples with {type(self.sampler).__name__} …")
+        images = self._draw(pl_module, pl_module.averaged())
+        if trainer.is_global_zero:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            real, _ = data.test_images(min(self.n, len(data.images("test"))))
+            path = self.folder / "samples.png"
+            panels([(f"generated, step {trainer.global_step}", images), (f"real {data.name}, test split", real)], path)
+            save_npz(self.folder / "samples.npz", images)
+            log_picture(trainer, "samples_and_real", path)
+
+    def _draw(self, module: Diffusion, denoiser: Denoiser) -> Tensor:
+        """Images 0..n-1 of the seed, on every rank; rank r of W draws r, r + W, …."""
+        trainer = module.trainer
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        rank, world = trainer.global_rank, trainer.world_size
+        shape = (data.channels, data.image_size, data.image_size)
+        indices = list(range(rank, self.n, world))
+        labels = torch.tensor([i % data.num_classes for i in indices]) if module.conditional else None
+        training = denoiser.network.training
+        denoiser.network.eval()
+        # Every rank holds equally many rows: the gather needs it, and the surplus is cut off.
+        images = torch.zeros(-(-self.n // world), *shape, device=module.device)
+        drawn = generate(
+            denoiser,
+            self.sampler,
+            shape,
+            indices,
+            seed=self.seed,
+            batch_size=data.test_batch_size,
+            labels=labels,
+            device=module.device,
+        )
+        if indices:
+            images[: len(indices)] = torch.cat(list(drawn))
+        denoiser.network.train(training)
+        gathered = module.all_gather(images).view(world, -1, *shape)  # type: ignore[union-attr]
+        return gathered.transpose(0, 1).reshape(-1, *shape)[: self.n]

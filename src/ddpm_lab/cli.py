@@ -1,0 +1,109 @@
+"""What the doors share: compose the configuration, then the task; errors in one clear sentence.
+
+Nothing heavy is imported until the configuration stands, so that --help and a misspelt option answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+ROOT = Path(sys.argv[0]).resolve().parent
+# Errors that say what was wrong in their message; anything else is a bug and shows its traceback.
+SPOKEN = (ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError)
+
+
+def door(config_name: str, task: str) -> None:
+    """Run ddpm_lab.tasks.<task> with the configuration conf/<config_name>.yaml and the command line's overrides."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and the errors are told below
+    OmegaConf.register_new_resolver("experiments", lambda: f"file://{ROOT}", replace=True)
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+
+    def main(config: DictConfig) -> Any:
+        from ddpm_lab import tasks
+
+        return getattr(tasks, task)(config)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(main)()
+    except Exception as error:
+        _tell(error, config_name)
+        sys.exit(1)
+
+
+def _run_folder(folder: str) -> str:
+    from ddpm_lab.runs import checked_run
+
+    return str(checked_run(folder))
+
+
+def _tell(error: Exception, config_name: str) -> None:
+    chain = list(_causes(error))
+    sentence = _unknown_option(chain, config_name)
+    if sentence is None:
+        for cause in reversed(chain):
+            if isinstance(cause, SPOKEN):
+                sentence = str(cause)
+                break
+            if isinstance(cause, (HydraException, OmegaConfBaseException)):
+                sentence = str(cause)
+    if sentence is None or "DDPM_LAB_TRACEBACK" in os.environ:
+        traceback.print_exception(error)
+    if sentence is not None:
+        print(f"error: {sentence}", file=sys.stderr)
+
+
+def _causes(error: BaseException | None) -> Any:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _unknown_option(chain: list[BaseException], config_name: str) -> str | None:
+    """A misspelt option, with the options that exist where it was sought."""
+    for error in chain:
+        missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+        if missing:
+            return f"{missing[1]}=… must be given on the command line"
+        found = re.search(r"Could not override '([^']+)'", str(error))
+        if not found:
+            continue
+        key = found[1].lstrip("+~")
+        *parents, last = key.split(".")
+        while True:
+            options = _options(config_name, parents)
+            if options or not parents:
+                break
+            last = parents.pop()
+        near = difflib.get_close_matches(last, options, 1)
+        meant = f" did you mean {'.'.join([*parents, near[0]])}?" if near else ""
+        place = f"in {'.'.join(parents)}" if parents else "at the top"
+        return f"there is no option {key};{meant} options {place}: {', '.join(options)}"
+    return None
+
+
+def _options(config_name: str, parents: list[str]) -> list[str]:
+    """The keys below `parents` in the configuration that the command line's valid choices of groups make."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
+    chosen = [argument for argument in sys.argv[1:] if argument.split("=")[0] in groups and "," not in argument]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose(config_name, chosen)
+        node = OmegaConf.select(config, ".".join(parents)) if parents else config
+    except (HydraException, OmegaConfBaseException):
+        return []
+    return [str(key) for key in node if key != "_target_"] if isinstance(node, DictConfig) else []

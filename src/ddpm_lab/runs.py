@@ -1,0 +1,143 @@
+"""A run folder: what a training run leaves behind, and how the other doors find their way in it.
+
+config.yaml       every option, resolved            checkpoints/last.ckpt, best.ckpt
+provenance.json   overrides, versions, git commit   metrics.json  the numbers at the end
+scalars.csv       every scalar: step,name,value     samples.png, samples/  pictures
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "torch-fidelity", "wandb", "numpy", "ddpm-lab")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write all or nothing: a crash leaves the previous file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    partial.replace(path)
+
+
+def add_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    """Add to the folder's metrics.json; equal keys are replaced."""
+    path = folder / "metrics.json"
+    write_json(path, (json.loads(path.read_text()) if path.exists() else {}) | metrics)
+
+
+def commit() -> str:
+    """The git commit of this code, "+changes" where the tree differs from it; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return revision.stdout.strip()
+
+
+def record_provenance(folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """Write provenance.json, keeping the run's id where it has one already, and return it."""
+    path = folder / "provenance.json"
+    previous = json.loads(path.read_text()) if path.exists() else {}
+    provenance = {
+        "id": previous.get("id", uuid.uuid4().hex[:8]),
+        "overrides": overrides,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+    write_json(path, provenance)
+    return provenance
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoints/last*.ckpt, or None."""
+    found = sorted((folder / "checkpoints").glob("last*.ckpt"), key=os.path.getmtime)
+    return found[-1] if found else None
+
+
+def checked_run(folder: str | Path) -> Path:
+    """The folder as a path. Raises FileNotFoundError if it is not a run folder."""
+    path = Path(folder)
+    if not (path / "config.yaml").is_file():
+        near = sorted({str(p.parent) for p in Path("outputs").glob("**/config.yaml") if p.parent.name != ".hydra"})
+        known = f"; runs here: {', '.join(near[-5:])}" if near else "; train one first: python train.py"
+        raise FileNotFoundError(f"run={folder} is not a run folder: it holds no config.yaml{known}")
+    return path
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The folder's metrics.json, empty if there is none."""
+    path = folder / "metrics.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's plain tensors; nothing else is unpickled.
+
+    Raises FileNotFoundError, or ValueError for a damaged or foreign file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged or of another kind; use another "
+            f"one from {path.parent}"
+        ) from error
+    if not isinstance(loaded, dict) or not {"state_dict", "global_step"} <= loaded.keys():
+        raise ValueError(f"{path} holds no state_dict and global_step: it is not a checkpoint of train.py")
+    return loaded
+
+
+def check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise ValueError, naming what differs, unless both hold tensors of the same names and shapes."""
+    missing = [key for key in wanted if key not in found]
+    unexpected = [key for key in found if key not in wanted]
+    shapes = [k for k in wanted if k in found and getattr(wanted[k], "shape", None) != getattr(found[k], "shape", None)]
+    if not (missing or unexpected or shapes):
+        return
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} tensors are missing (first {missing[0]})")
+    if unexpected:
+        parts.append(f"{len(unexpected)} are not expected (first {unexpected[0]})")
+    if shapes:
+        first = shapes[0]
+        parts.append(
+            f"{len(shapes)} have another shape (first {first}: {tuple(found[first].shape)} in the file, "
+            f"{tuple(wanted[first].shape)} here)"
+        )
+    raise ValueError(f"{path} is of another model: {'; '.join(parts)}; use the options in its run's config.yaml")
+
+
+def weights_prefix(weights: str, ema_rates: list[float]) -> str:
+    """Where a checkpoint's state_dict holds "raw", "ema" (the first average) or average number i."""
+    if weights == "raw" or (weights == "ema" and not ema_rates):
+        return "denoiser.network."
+    index = "0" if weights == "ema" else weights
+    if index.isdigit() and int(index) < len(ema_rates):
+        return f"emas.{index}.network."
+    raise ValueError(
+        f"weights={weights} is neither ema, raw, nor the number of one of the run's {len(ema_rates)} averages "
+        f"(ema_rates={ema_rates}), counted from 0"
+    )

@@ -1,0 +1,32 @@
+"""Randomness by construction: every random number is a function of names such as (seed, rank, step), so nothing is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def mix(*names: int) -> int:
+    """A 63-bit seed for torch from non-negative integers, independent for different ones."""
+    return int(np.random.SeedSequence(names).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class ImageNoise:
+    """randn_like whose row k is the noise of one image alone: image k of a seed is the same at any batch size and rank.
+
+    indices: which images of the seed the rows are.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.generators = [torch.Generator(device).manual_seed(mix(seed, index)) for index in indices]
+
+    def normal(self, *shape: int) -> Tensor:
+        """The next standard normal numbers of every image, [len(indices), *shape]."""
+        return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in self.generators])
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """The next noise of `like`'s shape [len(indices), ...]."""
+        return self.normal(*like.shape[1:]).to(like.device, like.dtype)

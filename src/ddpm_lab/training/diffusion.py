@@ -1,0 +1,187 @@
+"""The LightningModule of a diffusion model: batches in, losses out, no formula."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.diffusion.objectives import Objective
+from ddpm_lab.diffusion.timesteps import TimestepSampler
+from ddpm_lab.seeds import ImageNoise, mix
+from ddpm_lab.training.ema import EMA
+from ddpm_lab.training.means import Means
+
+Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] in [-1, 1], labels [B]
+
+
+class Diffusion(lightning.LightningModule):
+    """Trains a Denoiser and keeps averages of its network on every rank.
+
+    optimizer: parameters -> Optimizer. lr_scheduler: Optimizer -> LRScheduler, stepped once per optimizer step.
+    ema_rates: one average each; the first is what samples and evaluations use. compile: torch.compile the live network,
+    in place, so that checkpoints load without it. channels_last: the memory format of weights and images.
+
+    All randomness of a step (t, noise, dropout) is a function of seed, rank and the number of the batch, so that a resumed
+    run repeats what an uninterrupted one would have drawn.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        objective: Objective,
+        timesteps: TimestepSampler,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        *,
+        ema_rates: Sequence[float] = (0.9999,),
+        conditional: bool = False,
+        seed: int = 0,
+        compile: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        objective.check(denoiser.variance)
+        self.denoiser = denoiser
+        self.objective = objective
+        self.timesteps = timesteps
+        self.emas = nn.ModuleList(EMA(denoiser.network, rate) for rate in ema_rates)
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.conditional = conditional
+        self.seed = seed
+        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+        if compile:
+            denoiser.network.compile()
+        self.train_means = Means()
+        self.val_means = Means()
+        self.grad_norm: Tensor | None = None
+        self._batch_starts: list[float] = []
+        self._validated = 0
+
+    def averaged(self, i: int = 0) -> Denoiser:
+        """The denoiser with the i-th average of the network in place of the live one; the live one if there is none."""
+        return self.denoiser.with_network(self.emas[i].network) if len(self.emas) else self.denoiser  # type: ignore[arg-type]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The weighted loss, averaged over the batch."""
+        x, y = self._inputs(batch)
+        torch.manual_seed(mix(self.seed, self.global_rank, self.batches_done))
+        t, weight = self.timesteps.draw(len(x))
+        t, weight = t.to(x.device), weight.to(x.device)
+        losses = self.objective(self.denoiser, x, t, y)
+        self.timesteps.update(t, losses["loss"].detach())
+        self.train_means.add(losses, quartile=4 * (t - 1) // self.denoiser.process.T)
+        return (weight * losses["loss"]).mean()
+
+    def on_validation_epoch_start(self) -> None:
+        """Count the test images from the first again."""
+        self._validated = 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The averaged weights' losses; image k meets the same t and noise at every validation of every run."""
+        x, y = self._inputs(batch)
+        T = self.denoiser.process.T
+        first = self._validated
+        self._validated += len(x)
+        # The DataModule hands rank r of W the test images r, r + W, r + 2 W, ….
+        indices = [self.global_rank + self.trainer.world_size * i for i in range(first, self._validated)]
+        # Multiples of the golden ratio spread evenly over [0, 1), whatever their number.
+        t = torch.tensor([1 + int(T * (i * 0.6180339887498949 % 1)) for i in indices], device=x.device)
+        losses = self.objective(self.averaged(), x, t, y, ImageNoise(0, indices, x.device)(x))
+        self.val_means.add(losses, quartile=4 * (t - 1) // T)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all ranks' images."""
+        metrics = {f"val/{name}": value for name, value in self.val_means.flush(self._sum_over_ranks).items()}
+        self._log(metrics)
+        self.log_dict(metrics, logger=False)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let the averages follow."""
+        super().optimizer_step(*args, **kwargs)
+        for ema in self.emas:
+            ema.update(self.denoiser.network)  # type: ignore[operator]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm, and keep the norm for the log."""
+        if gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        self.grad_norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), limit)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over the live network, and its schedule per step."""
+        optimizer = self.make_optimizer(self.denoiser.parameters())
+        if self.make_lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the clock of images/s."""
+        self._batch_starts.append(time.perf_counter())
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the means since the last time, every log_every_n_steps optimizer steps; only then wait for the device."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        stepped = (self.batches_done + 1) % self.trainer.accumulate_grad_batches == 0
+        if not stepped or every == 0 or self.global_step % every:
+            return
+        metrics = {f"train/{name}": value for name, value in self.train_means.flush(self._sum_over_ranks).items()}
+        if self.grad_norm is not None:
+            metrics["train/grad_norm"] = float(self.grad_norm)
+        metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        # The median leaves out the pauses for validation, samples and checkpoints.
+        durations = sorted(b - a for a, b in zip(self._batch_starts, self._batch_starts[1:], strict=False))
+        if durations:
+            images = len(batch[0]) * self.trainer.world_size
+            metrics["train/images_per_second"] = images / durations[len(durations) // 2]
+        del self._batch_starts[:-1]
+        self._log(metrics)
+        self.log("loss", metrics["train/loss"], prog_bar=True, logger=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums that the next log will be made of. A collective."""
+        if self.train_means.sums is not None:
+            checkpoint["train_means"] = self._sum_over_ranks(self.train_means.sums.clone()).cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on summing where the checkpoint stopped; the sums of all ranks go to the first."""
+        sums = checkpoint.get("train_means")
+        if sums is not None and self.global_rank == 0:
+            self.train_means.sums = sums
+
+    @property
+    def batches_done(self) -> int:
+        """How many batches each rank has trained on, over all restarts."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=self.global_step)
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        x, y = batch
+        return x.contiguous(memory_format=self.memory_format), y if self.conditional else None
+
+    def _sum_over_ranks(self, sums: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(sums, reduce_op="sum")

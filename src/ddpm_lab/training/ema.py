@@ -1,0 +1,46 @@
+"""An exponential moving average of a network's weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA(nn.Module):
+    """weights <- weights + (1 - decay) (live - weights), with decay = min(rate, (1 + n) / (10 + n)) after n updates.
+
+    The warm-up keeps an average with rate 0.9999 from showing the random initial weights for its first 10,000 steps. The
+    live weights are only read; the average is a module of its own, saved beside them.
+    """
+
+    def __init__(self, network: nn.Module, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"an EMA rate lies in [0, 1), got {rate}; set for example ema_rates=[0.9999]")
+        self.rate = rate
+        self.updates = 0
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: no dropout in an average."""
+        return self
+
+    @torch.no_grad()
+    def update(self, live: nn.Module) -> None:
+        """Move towards the live weights."""
+        decay = min(self.rate, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.network.parameters()), list(live.parameters()), 1 - decay)
+        for average, buffer in zip(self.network.buffers(), live.buffers(), strict=True):
+            average.copy_(buffer)
+        self.updates += 1
+
+    def get_extra_state(self) -> Tensor:
+        """The number of updates, a plain tensor in the checkpoint."""
+        return torch.tensor(self.updates)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore the number of updates."""
+        self.updates = int(state)

@@ -1,0 +1,40 @@
+"""Means of losses over many steps, kept on the device until they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Means:
+    """Adds up per-sample losses, and "loss" by quartile of t as well; waits for the device only in `flush`."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sums: Tensor | None = None  # one row per name, then one per quartile; columns: sum, count
+
+    @torch.no_grad()
+    def add(self, losses: dict[str, Tensor], quartile: Tensor) -> None:
+        """losses: name -> [B], "loss" among them; quartile: [B] integers 0..3."""
+        self.names = [*losses, *(f"loss_q{i}" for i in range(4))]
+        loss = losses["loss"].double()
+        of_all = torch.stack(
+            [
+                torch.stack([value.double().sum() for value in losses.values()]),
+                loss.new_full((len(losses),), len(loss)),
+            ],
+            1,
+        )
+        by_quartile = loss.new_zeros(4, 2).index_add_(0, quartile, torch.stack([loss, torch.ones_like(loss)], 1))
+        sums = torch.cat([of_all, by_quartile])
+        self.sums = sums if self.sums is None else self.sums.to(sums.device) + sums
+
+    def flush(self, over_ranks: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The means since the last flush, over all ranks; names that saw no sample are left out. A collective."""
+        if self.sums is None or not self.names:
+            return {}
+        rows = over_ranks(self.sums).tolist()
+        self.sums = None
+        return {name: total / count for name, (total, count) in zip(self.names, rows, strict=True) if count}
