@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ddpm_lab.diffusion.gaussian import Gaussian
@@ -54,8 +55,10 @@ class Denoiser(nn.Module):
         clip: clamp x_0 to [-1, 1]; the noise, and the mean in `step`, follow from the clipped x_0.
         """
         channels = x_t.shape[1]
+        # Half precision has too few digits to tell 4000 timesteps apart.
+        time = (t - 1).to(torch.promote_types(x_t.dtype, torch.float32)) * self.time_scale
         # Mixed precision ends here: what follows needs the precision of x_t.
-        output = self.network(x_t, (t - 1).to(x_t.dtype) * self.time_scale, y).to(x_t.dtype)
+        output = self.network(x_t, time, y).to(x_t.dtype)
         if output.shape[1] != self.variance.heads * channels:
             raise ValueError(
                 f"{type(self.variance).__name__} needs a network with {self.variance.heads * channels} output channels "
@@ -78,6 +81,6 @@ class Denoiser(nn.Module):
 
         above: the timestep from which the walk came to t; see Process.log_variance_bounds.
         """
-        mean = self.process.posterior(estimate.x_0, x_t, t, s).mean
+        mean = self.process.posterior_mean(estimate.x_0, x_t, t, s)
         log_variance = self.variance.log_variance(self.process, estimate.raw_variance, x_t, t, s, above)
         return Gaussian(mean, log_variance.expand_as(mean))

@@ -42,9 +42,10 @@ class Gaussian(NamedTuple):
         cancellation: log(sigmoid(a) - sigmoid(b)) = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)).
         Probabilities are floored at 1e-12, as there.
         """
-        precision = torch.exp(-0.5 * self.log_variance)
-        upper = (x - self.mean + BIN_WIDTH / 2) * precision
-        lower = (x - self.mean - BIN_WIDTH / 2) * precision
+        # Beyond these limits a bin is full or at the floor already; they keep cubes and gradients finite in float32.
+        precision = torch.exp(-0.5 * self.log_variance.clamp(-60, 60))
+        upper = ((x - self.mean + BIN_WIDTH / 2) * precision).clamp(-100, 100)
+        lower = ((x - self.mean - BIN_WIDTH / 2) * precision).clamp(-100, 100)
         a, b = _cdf_logit(upper), _cdf_logit(lower)
         # a - b with the difference taken out by hand: u^3 - v^3 = (u - v)(u^2 + uv + v^2).
         width = BIN_WIDTH * precision

@@ -40,10 +40,10 @@ def vlb_term(
     return torch.where(s == 0, decoder, kl)
 
 
-def prior_term(process: Process, x_0: Tensor) -> Tensor:
-    """KL(q(x_T | x_0) || N(0, I)) in bits per dimension, [B]."""
-    T = torch.full((len(x_0),), process.T, device=x_0.device)
-    return bits(process.marginal(x_0, T).kl(standard_normal(x_0)))
+def prior_term(process: Process, x_0: Tensor, last: int | None = None) -> Tensor:
+    """KL(q(x_last | x_0) || N(0, I)) in bits per dimension, [B]. last: where the chain ends, T if not given."""
+    t = torch.full((len(x_0),), process.T if last is None else last, device=x_0.device)
+    return bits(process.marginal(x_0, t).kl(standard_normal(x_0)))
 
 
 class BitsPerDim(NamedTuple):
@@ -79,7 +79,7 @@ def bits_per_dim(
     """
     chain = list(timesteps) if timesteps is not None else list(range(1, denoiser.process.T + 1))
     below = [0, *chain[:-1]]
-    above = [*chain[1:], denoiser.process.T]
+    above = [*chain[1:], chain[-1]]
     B, K = len(x_0), len(chain)
     terms, x_0_errors, noise_errors = (torch.empty(B, K, dtype=x_0.dtype, device=x_0.device) for _ in range(3))
     width = max(1, pairs // B)
@@ -99,7 +99,7 @@ def bits_per_dim(
         terms[:, columns] = term.view(-1, B).T
         x_0_errors[:, columns] = mse(estimate.x_0, x).view(-1, B).T
         noise_errors[:, columns] = mse(estimate.noise, noise).view(-1, B).T
-    prior = prior_term(denoiser.process, x_0)
+    prior = prior_term(denoiser.process, x_0, chain[-1])
     return BitsPerDim(terms.sum(1) + prior, prior, terms, x_0_errors, noise_errors, chain)
 
 
@@ -113,6 +113,8 @@ def importance(
     precise (Nichol & Dhariwal 2021, section 3.3).
     """
     T = denoiser.process.T
+    if T < 3:
+        return torch.tensor([0.0, 1.0][:T], dtype=torch.float64)
     grid = (
         torch.logspace(math.log10(2), math.log10(T), points, dtype=torch.float64).round().long().unique().clamp(max=T)
     )
@@ -149,7 +151,7 @@ def estimate_bits_per_dim(
         denoiser, x_0, y, torch.ones(B, dtype=torch.int64, device=x_0.device), clip
     )
     cumulative = probabilities.cumsum(0)
-    for k in range(draws):
+    for k in range(draws if T > 1 else 0):
         u = (k + torch.rand(B, dtype=torch.float64)) / draws
         index = torch.searchsorted(cumulative, u).clamp(1, T - 1)
         weight = (1 / (draws * probabilities[index])).to(x_0.device, x_0.dtype)

@@ -89,7 +89,7 @@ class PreviousMean:
 
     def target(self, process: Process, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """mu~_t(x_t, x_0)."""
-        return process.posterior(x_0, process.diffuse(x_0, t, noise), t, t - 1).mean
+        return process.posterior_mean(x_0, process.diffuse(x_0, t, noise), t, t - 1)
 
     def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """x_0 = (mu~ - c_t x_t) / c_0 with equation 7's weights."""

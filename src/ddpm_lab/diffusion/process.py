@@ -8,7 +8,7 @@ from torch import Tensor
 from ddpm_lab.diffusion.gaussian import Gaussian
 from ddpm_lab.diffusion.tables import Tables, expand, lookup
 
-# A schedule that ends in pure noise has SNR 0 there; this keeps ratios of SNRs finite. Real schedules stay above 1e-13.
+# A schedule that ends in pure noise has SNR 0 there; this keeps ratios of SNRs finite. Published ones stay above 1e-10.
 LOWEST_SNR = 1e-20
 
 
@@ -27,8 +27,15 @@ class Process(Tables):
     def __init__(self, betas: Tensor) -> None:
         super().__init__()
         betas = torch.as_tensor(betas, dtype=torch.float64)
-        if betas.dim() != 1 or not bool(((betas > 0) & (betas <= 1)).all()):
-            raise ValueError(f"betas must be a vector of numbers in (0, 1], got shape {tuple(betas.shape)}: {betas}")
+        if (
+            betas.dim() != 1
+            or not len(betas)
+            or not bool(((betas > 0) & (betas <= 1)).all() and (betas[:-1] < 1).all())
+        ):
+            raise ValueError(
+                f"betas must be a vector of at least one number in (0, 1), of which the last alone may be 1, got shape "
+                f"{tuple(betas.shape)}: {betas}"
+            )
         one = torch.ones(1, dtype=torch.float64)
         self.T = len(betas)
         self.register_buffer("alpha_bar", torch.cat([one, torch.cumprod(1 - betas, 0)]), persistent=False)
@@ -63,11 +70,15 @@ class Process(Tables):
         of_x_t = (1 - beta).sqrt() * (1 - alpha_bar_s) / (1 - alpha_bar_t)
         return of_x_0, of_x_t
 
+    def posterior_mean(self, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """mu~, the mean of q(x_s | x_t, x_0). x_0, x_t: [B, C, H, W]; t, s: [B] integers, s < t."""
+        of_x_0, of_x_t = self.posterior_coefficients(t, s)
+        return expand(of_x_0, x_t) * x_0 + expand(of_x_t, x_t) * x_t
+
     def posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Gaussian:
         """q(x_s | x_t, x_0) for s < t (Ho et al. 2020, equations 6 and 7). At s = 0 see log_variance_bounds."""
-        of_x_0, of_x_t = self.posterior_coefficients(t, s)
         lower, _ = self.log_variance_bounds(t, s)
-        return Gaussian(expand(of_x_0, x_t) * x_0 + expand(of_x_t, x_t) * x_t, expand(lower, x_t).expand_as(x_t))
+        return Gaussian(self.posterior_mean(x_0, x_t, t, s), expand(lower, x_t).expand_as(x_t))
 
     def log_variance_bounds(self, t: Tensor, s: Tensor, above: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(log beta~_{t|s}, log beta_{t|s}), each [B] float64: the least and the most that log Var(x_s | x_t) can be.

@@ -36,7 +36,9 @@ def linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bo
     scale = 1000 / T if rescale and T > 0 else 1.0
     if scale * beta_end >= 1:
         raise ValueError(
-            f"schedule linear: with T={T} the last beta is {scale * beta_end:.4g}, which destroys the image in one step; "
+            f"schedule linear: beta_end must stay below 1, got {beta_end}; take 0.02"
+            if beta_end >= 1
+            else f"schedule linear: with T={T} the last beta is {scale * beta_end:.4g}, which destroys the image in one step; "
             f"take T > {math.floor(1000 * beta_end)}, a smaller beta_end, or schedule=cosine"
         )
     return _checked(_linspace(scale * beta_start, scale * beta_end, T), "linear")

@@ -75,6 +75,7 @@ class LossSecondMoment(Tables):
         index = torch.multinomial(p, batch, replacement=True)
         return index + 1, (1 / (self.T * p[index])).float()
 
+    @torch.no_grad()
     def update(self, t: Tensor, loss: Tensor) -> None:
         """Remember the losses [B] of timesteps t [B], those of all ranks. A collective: call it on every rank."""
         index, loss = _gather(t - 1, loss)

@@ -20,8 +20,10 @@ class DDIM(Sampler):
         self, steps: int | None = None, eta: float = 0.0, spacing: Spacing = "uniform", clip: bool = True
     ) -> None:
         super().__init__(steps, spacing, clip)
-        if eta < 0:
-            raise ValueError(f"eta scales a standard deviation and must not be negative, got {eta}; take 0 to 1")
+        if not 0 <= eta <= 1:
+            raise ValueError(
+                f"eta scales the noise from none (0) to that of ancestral sampling (1), got {eta}; take 0 to 1"
+            )
         self.eta = eta
 
     @torch.no_grad()

@@ -45,6 +45,8 @@ def sections(T: int, counts: Sequence[int]) -> list[int]:
 
     The stride is a float, accumulated, each position rounded half to even (public code). A count of 1 takes the first.
     """
+    if not 1 <= len(counts) <= T:
+        raise ValueError(f"spacing: T={T} timesteps cannot be cut into {len(counts)} sections; take 1..{T}")
     size, extra = divmod(T, len(counts))
     timesteps: list[int] = []
     start = 1
@@ -87,12 +89,22 @@ def timesteps(T: int, steps: int | None, spacing: Spacing) -> list[int]:
                 f"spacing={list(spacing)} makes {len(chosen)} steps, but steps={steps}; set steps={len(chosen)} or null"
             )
         return chosen
-    if steps is None:
-        steps = T
+    given, steps = steps, T if steps is None else steps
     if not 1 <= steps <= T:
         raise ValueError(f"steps={steps} does not fit a process of T={T} timesteps; take between 1 and {T}")
-    rule = NAMED[spacing] if isinstance(spacing, str) else spacing
-    return rule(T, steps)
+    if isinstance(spacing, str):
+        return NAMED[spacing](T, steps)
+    chosen = spacing(T, steps)
+    if (
+        not chosen
+        or chosen != sorted(set(chosen))
+        or not 1 <= chosen[0] <= chosen[-1] <= T
+        or given not in (None, len(chosen))
+    ):
+        raise ValueError(
+            f"spacing: the function must return steps={given} ascending, different timesteps of 1..T = 1..{T}, got {chosen}"
+        )
+    return chosen
 
 
 def pairs(chosen: Sequence[int]) -> list[tuple[int, int]]:

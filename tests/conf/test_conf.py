@@ -1,0 +1,156 @@
+"""Every configuration composes, every section of it is built, and every combination trains or is refused."""
+
+import inspect
+import itertools
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ddpm_lab.tasks import build_module
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+CHOICES = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
+RECIPES = sorted(str(p.relative_to(ROOT / "experiments").with_suffix("")) for p in ROOT.glob("experiments/*/*.yaml"))
+SMALL = ["schedule.T=25", "logger=csv"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hydra():
+    OmegaConf.register_new_resolver("experiments", lambda: f"file://{ROOT}", replace=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str, config: str = "train") -> DictConfig:
+    return compose(config, list(overrides))
+
+
+@pytest.mark.parametrize(("group", "choice"), [(g, c) for g, names in CHOICES.items() for c in names])
+def test_every_choice_composes_and_names_what_exists(group: str, choice: str) -> None:
+    config = composed(f"{group}={choice}")
+    targets = []
+
+    def collect(node) -> None:
+        if OmegaConf.is_dict(node):
+            if "_target_" in node:
+                targets.append(node._target_)
+            for key in node:
+                if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+                    collect(node[key])
+
+    collect(config[group])
+    for target in targets:
+        module, _, name = target.rpartition(".")
+        assert hasattr(__import__(module, fromlist=[name]), name), target
+
+
+@pytest.mark.parametrize("group", ["schedule", "prediction", "variance", "weighting", "timestep_sampler", "sampler"])
+def test_every_choice_is_built(group: str) -> None:
+    for choice in CHOICES[group]:
+        node = composed(f"{group}={choice}")[group]
+        built = instantiate(node, T=50) if group == "timestep_sampler" else instantiate(node)
+        assert built is not None
+        if group == "schedule":
+            assert built.shape == (node.T,)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_a_model(recipe: str) -> None:
+    config = composed(f"experiments={recipe}")
+    variance, objective = instantiate(config.variance), instantiate(config.objective)
+    objective.check(variance)
+    T = len(instantiate(config.schedule))
+    assert instantiate(config.timestep_sampler, T=T).probabilities().shape == (T,)
+    assert instantiate(config.sampler).timesteps(T)[-1] <= T
+    channels = config.data.channels
+    with torch.device("meta"):
+        network = instantiate(
+            config.network,
+            image_size=config.data.image_size,
+            in_channels=channels,
+            out_channels=channels * variance.heads,
+            num_classes=None,
+        )
+    optimizer = instantiate(config.optimizer)(network.parameters())
+    assert instantiate(config.lr_scheduler)(optimizer).get_last_lr()[0] > 0
+
+
+def test_every_argument_of_the_trainer_is_an_option() -> None:
+    arguments = set(inspect.signature(lightning.Trainer.__init__).parameters) - {"self", "callbacks", "logger"}
+    assert arguments == set(composed().trainer) - {"_target_"}
+
+
+def test_an_objective_brings_its_variance_and_the_command_line_wins() -> None:
+    assert "LearnedRange" in composed("objective=hybrid").variance._target_
+    assert "LearnedRange" in composed("objective=vlb").variance._target_
+    assert "FixedSmall" in composed("objective=vlb", "variance=fixed_small").variance._target_
+    assert "Learned" in composed("variance=learned", "objective=hybrid").variance._target_
+    assert "LearnedRange" not in composed("variance=learned", "objective=hybrid").variance._target_
+    assert "FixedLarge" in composed("objective=simple").variance._target_
+
+
+COMBINATIONS = list(
+    itertools.product(*(CHOICES[g] for g in ("schedule", "prediction", "variance", "objective", "timestep_sampler")))
+)
+
+
+def sensible(variance: str, objective: str) -> bool:
+    learned = variance.startswith("learned")
+    return {"simple": not learned, "hybrid": learned, "vlb": True}[objective]
+
+
+def test_all_combinations_train_or_are_refused() -> None:
+    """Seven schedules x four predictions x four variances x three objectives x two timestep samplers."""
+    names = ("schedule", "prediction", "variance", "objective", "timestep_sampler")
+    built = {
+        group: {choice: composed(f"{group}={choice}", *SMALL)[group] for choice in CHOICES[group]} for group in names
+    }
+    base = composed(*SMALL, "network.model_channels=32", "network.num_res_blocks=1", "network.channel_mult=[1]")
+    torch.manual_seed(0)
+    x = torch.rand(4, 1, 8, 8) * 2 - 1
+    trained = refused = 0
+    for combination in COMBINATIONS:
+        config = base.copy()
+        for group, choice in zip(names, combination, strict=True):
+            config[group] = built[group][choice]
+        if config.schedule._target_.endswith("linear"):
+            config.schedule.T = 25
+        _, _, variance, objective, _ = combination
+        if not sensible(variance, objective):
+            with pytest.raises(ValueError, match="set variance="):
+                build_module(config)
+            refused += 1
+            continue
+        module = build_module(config)
+        optimizer = module.configure_optimizers()["optimizer"]
+        for _ in range(2):
+            t, weight = module.timesteps.draw(4)
+            losses = module.objective(module.denoiser, x, t)
+            module.timesteps.update(t, losses["loss"].detach())
+            optimizer.zero_grad()
+            (weight * losses["loss"]).mean().backward()
+            norm = torch.nn.utils.clip_grad_norm_(module.denoiser.parameters(), 1.0)
+            assert torch.isfinite(norm), combination
+            optimizer.step()
+        assert all(torch.isfinite(p).all() for p in module.denoiser.parameters()), combination
+        trained += 1
+    assert trained + refused == len(COMBINATIONS) == 7 * 4 * 4 * 3 * 2
+    assert refused == len(COMBINATIONS) // 3
+
+
+def test_a_weighting_that_plays_no_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="weighting=min_snr has no part"):
+        build_module(composed("objective=vlb", "weighting=min_snr", *SMALL))
+
+
+@pytest.mark.parametrize("weighting", CHOICES["weighting"])
+@pytest.mark.parametrize("objective", ["simple", "hybrid"])
+def test_weightings_reach_the_objective(objective: str, weighting: str) -> None:
+    module = build_module(composed(f"objective={objective}", f"weighting={weighting}", *SMALL))
+    assert module.objective.weighting.func.__name__ == weighting
