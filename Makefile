@@ -6,9 +6,6 @@ STAMP := $(VENV)/.stamp
 # uv, not pip: it takes the registry's torch and torchvision, which belong together, and compiles bytecode
 # (every later start is twice as fast).
 UV := UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --python $(BIN)/python
-# More threads than cores is many times slower than one.
-export OMP_NUM_THREADS ?= 1
-
 .DEFAULT_GOAL := help
 .PHONY: help setup train test check format lock clean
 
@@ -26,14 +23,15 @@ $(STAMP): requirements.lock pyproject.toml
 train: $(STAMP)  ## train the default model on the embedded digits: about three minutes on two cores
 	$(BIN)/python train.py
 
+# One thread per process: two on busy cores are many times slower.
 test: $(STAMP)  ## run all tests
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: $(STAMP)  ## lint, types and the architecture test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_architecture.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_architecture.py
 
 format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
