@@ -95,7 +95,7 @@ def fit(config: DictConfig) -> float:
     loggers = _loggers(config, folder, step, provenance["id"], sweep)
     trainer = instantiate(
         config.trainer,
-        callbacks=[instantiate(callback) for callback in config.callbacks.values() if callback is not None],
+        callbacks=_callbacks(config),
         logger=loggers,
     )
     plain = OmegaConf.to_container(config, resolve=True)
@@ -265,6 +265,15 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", "Found .* module.* in eval mode", module="lightning")  # the averages are
     warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", module="lightning")
     warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers", module="lightning")
+
+
+def _callbacks(config: DictConfig) -> list[Any]:
+    """One by one: instantiating a dict of them would turn what they hold into config nodes."""
+    from lightning.pytorch.callbacks import ProgressBar
+
+    built = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
+    wanted = config.trainer.enable_progress_bar
+    return [callback for callback in built if wanted or not isinstance(callback, ProgressBar)]
 
 
 def _loggers(config: DictConfig, folder: Path, step: int, run_id: str | None, sweep: str | None) -> list[Any]:
