@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,7 +34,13 @@ def door(config_name: str, task: str) -> None:
     def main(config: DictConfig) -> Any:
         from ddpm_lab import tasks
 
-        return getattr(tasks, task)(config)
+        try:
+            return getattr(tasks, task)(config)
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the other jobs of the sweep go on
+            _tell(error, config_name)
+            sys.exit(1)
 
     try:
         hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(main)()
@@ -52,11 +60,16 @@ def _tell(error: Exception, config_name: str) -> None:
     sentence = _unknown_option(chain, config_name)
     if sentence is None:
         for cause in reversed(chain):
-            if isinstance(cause, SPOKEN):
+            if isinstance(cause, OSError) and cause.strerror and cause.filename:
+                sentence = (
+                    f"{cause.filename}: {cause.strerror}; is it a folder that you may write to? (hydra.run.dir=…)"
+                )
+                break
+            if isinstance(cause, SPOKEN) or type(cause).__name__ == "MisconfigurationException":  # Lightning's
                 sentence = str(cause)
                 break
             if isinstance(cause, (HydraException, OmegaConfBaseException)):
-                sentence = str(cause)
+                sentence = str(cause).split("\n")[0]
     if sentence is None or "DDPM_LAB_TRACEBACK" in os.environ:
         traceback.print_exception(error)
     if sentence is not None:
@@ -75,6 +88,18 @@ def _unknown_option(chain: list[BaseException], config_name: str) -> str | None:
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         if missing:
             return f"{missing[1]}=… must be given on the command line"
+        choices = re.search(r"Could not find '([^']+)'\s+Available options in '([^']+)':\n((?:\t\S+\n?)+)", str(error))
+        if choices:
+            name, group, options = choices[1].rsplit("/", 1)[-1], choices[2], choices[3].split()
+            near = difflib.get_close_matches(name, options, 1)
+            meant = f" did you mean {near[0]}?" if near else ""
+            return f"there is no {group}={name};{meant} choices: {', '.join(options)}"
+        recipe = re.search(r"Could not find 'experiments/([^']+)'", str(error))
+        if recipe:
+            recipes = sorted(
+                str(p.relative_to(ROOT / "experiments").with_suffix("")) for p in ROOT.glob("experiments/*/*.yaml")
+            )
+            return f"there is no experiments={recipe[1]}; choices: {', '.join(recipes)}"
         found = re.search(r"Could not override '([^']+)'", str(error))
         if not found:
             continue

@@ -76,6 +76,8 @@ def fit(config: DictConfig) -> float:
     from ddpm_lab.training.say import say
 
     _hush()
+    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
     module = build_module(config)
     data = instantiate(config.data)
     data.images("train")  # a missing data set is told before anything is trained
@@ -264,6 +266,7 @@ def _hush() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "Found .* module.* in eval mode", module="lightning")  # the averages are
     warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", module="lightning")
+    warnings.filterwarnings("ignore", "torch.distributed.nn.functional.all_gather is deprecated", module="lightning")
     warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers", module="lightning")
 
 

@@ -15,12 +15,15 @@ def warmup(optimizer: Optimizer, steps: int) -> LambdaLR:
 
 
 def warmup_cosine(optimizer: Optimizer, steps: int, total: int) -> LambdaLR:
-    """Grow linearly over the first `steps` steps, then fall to 0 at step `total` along half a cosine."""
-    if total <= steps:
+    """Grow linearly over the first `steps` steps, at most a tenth of all, then fall to 0 at step `total` along half a cosine.
+
+    Raises ValueError where there is no total.
+    """
+    if total < 1:
         raise ValueError(
-            f"lr_scheduler warmup_cosine: its {steps} steps of warm-up leave nothing of {total}; set fewer"
+            f"lr_scheduler=warmup_cosine ends at the last step, but trainer.max_steps={total}; set it, or lr_scheduler=warmup"
         )
-    return LambdaLR(optimizer, partial(_rise_and_fall, steps=steps, total=total))
+    return LambdaLR(optimizer, partial(_rise_and_fall, steps=min(steps, total // 10), total=total))
 
 
 def _rise(step: int, steps: int) -> float:

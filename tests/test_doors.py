@@ -1,0 +1,323 @@
+"""The real command line in real processes: train, kill, resume, sample, evaluate, sweep, two ranks, misuse."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.wandb_file import keys_of
+
+ROOT = Path(__file__).parent.parent
+QUICK = [
+    "trainer.max_steps=12",
+    "trainer.log_every_n_steps=4",
+    "trainer.val_check_interval=6",
+    "checkpoint.every=3",
+    "data.batch_size=16",
+    "schedule.T=40",
+    "sampler.steps=4",
+    "callbacks.sample_grid.n=6",
+    "callbacks.sample_grid.every=5",
+    "callbacks.bits_per_dim.images=20",
+    "callbacks.bits_per_dim.draws=2",
+    "threads=1",
+]
+
+
+def command(door: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / f"{door}.py"), *arguments]
+
+
+def environment() -> dict[str, str]:
+    hidden = {"WANDB_API_KEY", "WANDB_MODE", "LOCAL_RANK", "MASTER_PORT"}
+    return {k: v for k, v in os.environ.items() if k not in hidden} | {
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def run(door: str, *arguments: str, cwd: Path = ROOT, expect: int = 0) -> str:
+    done = subprocess.run(
+        command(door, *arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == expect, (
+        f"{arguments}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    )
+    return done.stdout + done.stderr
+
+
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def scalars(folder: Path) -> list[list[str]]:
+    with (folder / "scalars.csv").open() as file:
+        return [row for row in csv.reader(file) if row[1] != "train/images_per_second"]
+
+
+def same_tensors(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    run("train", *QUICK, "objective=hybrid", f"hydra.run.dir={folder}")
+    return folder
+
+
+def test_a_run_folder_holds_everything(trained: Path) -> None:
+    for name in ("config.yaml", "scalars.csv", "samples.npz", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        assert (trained / name).stat().st_size > 0, name
+    provenance = json.loads((trained / "provenance.json").read_text())
+    assert "objective=hybrid" in provenance["overrides"]
+    assert {"id", "commit", "versions", "python"} <= provenance.keys()
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["step"] == 12
+    assert metrics["test/bits_per_dim"] > 0
+    assert metrics["test/bits_per_dim_standard_error"] > 0
+    names = {row[1] for row in scalars(trained)}
+    quartiles = {f"train/loss_q{i}" for i in range(4)}
+    assert {"train/loss", "train/mse", "train/vlb", "train/grad_norm", "train/lr", "val/loss", *quartiles} <= names
+    assert Image.open(trained / "samples.png").width > 100
+    assert sorted(p.name for p in (trained / "samples").iterdir()) == ["step_00000005.png", "step_00000010.png"]
+    assert checkpoint(trained)["global_step"] == 12
+    assert not [key for key in checkpoint(trained)["state_dict"] if "alpha_bar" in key]
+
+
+def test_the_offline_wandb_run_can_be_read_back(trained: Path) -> None:
+    (file,) = trained.glob("wandb/offline-run-*/*.wandb")
+    keys = keys_of(file)
+    assert {"train/loss", "val/loss", "test/bits_per_dim", "trainer/global_step"} <= keys["history"]
+    assert {"samples/filenames", "samples_and_real/filenames"} <= keys["history"]
+    assert "test/bits_per_dim" in keys["summary"]
+    assert {"schedule", "objective", "provenance"} <= keys["config"]
+    assert "exit" in keys["kinds"]  # closed properly
+
+
+def test_sample_is_the_same_image_at_any_batch_size(trained: Path, tmp_path: Path) -> None:
+    images = []
+    for i, batch in enumerate((2, 5)):
+        out = tmp_path / str(i)
+        run(
+            "sample",
+            f"run={trained}",
+            "n=5",
+            "seed=3",
+            f"batch_size={batch}",
+            "sampler.steps=4",
+            f"hydra.run.dir={out}",
+        )
+        images.append(np.load(out / "samples.npz")["arr_0"])
+        assert Image.open(out / "samples.png").width > 100
+    assert images[0].shape == (5, 8, 8, 1)
+    assert images[0].dtype == np.uint8
+    np.testing.assert_allclose(images[0].astype(int), images[1].astype(int), atol=1)
+    assert len(np.unique(images[0].reshape(5, -1), axis=0)) == 5
+
+
+def test_sample_and_evaluate_write_into_the_run_folder(trained: Path) -> None:
+    run("sample", f"run={trained}", "n=3", "sampler=ancestral", "sampler.steps=5", "weights=raw")
+    assert np.load(trained / "samples.npz")["arr_0"].shape == (3, 8, 8, 1)
+    before = json.loads((trained / "metrics.json").read_text())
+    texts = []
+    for _ in range(2):
+        run("evaluate", f"run={trained}", "images=20")
+        texts.append((trained / "metrics.json").read_text())
+    metrics = json.loads(texts[0])
+    assert texts[0] == texts[1]
+    assert len(metrics["test/bits_per_dim_terms"]["vlb"]) == 40
+    assert metrics["test/bits_per_dim_protocol"]["step"] == 12
+    # The estimate of the training run and the exact bound are of the same 20 images.
+    error = before["test/bits_per_dim_standard_error"]
+    assert abs(metrics["test/bits_per_dim"] - before["test/bits_per_dim"]) < 4 * error
+    assert Image.open(trained / "bits_per_dim.png").width > 500
+    run("evaluate", f"run={trained}", "images=4", "timesteps=8")
+    assert "test/bits_per_dim_8_steps" in json.loads((trained / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "idea",
+    [
+        ["trainer.accumulate_grad_batches=2", "network.dropout=0.1"],
+        ["objective=vlb", "timestep_sampler=loss_second_moment", "timestep_sampler.history=1", "data.num_workers=1"],
+    ],
+)
+def test_a_killed_run_resumes_bitwise(tmp_path: Path, idea: list[str]) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = [*QUICK, "logger=csv", *idea]
+    run("train", *options, f"hydra.run.dir={whole}")
+    process = subprocess.Popen(
+        command("train", *options, f"hydra.run.dir={killed}", "resume=auto"),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint(killed)["global_step"] < 12
+    run("train", *options, f"hydra.run.dir={killed}", "resume=auto")
+    a, b = checkpoint(whole), checkpoint(killed)
+    assert a["global_step"] == b["global_step"] == 12
+    assert same_tensors(a["state_dict"], b["state_dict"])
+    for one, two in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
+        assert all(same_tensors(one["state"][i], two["state"][i]) for i in one["state"])
+    assert scalars(whole) == scalars(killed)
+    assert np.array_equal(np.load(whole / "samples.npz")["arr_0"], np.load(killed / "samples.npz")["arr_0"])
+
+
+def test_ctrl_c_saves_and_the_run_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = [*QUICK, "logger=csv", "trainer.max_steps=100000", "checkpoint.every=5", f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(
+        command("train", *options),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "nothing is lost" in output
+    step = checkpoint(folder)["global_step"]
+    assert f"after step {step}" in output
+    run("train", *options[:-1], options[-1], "resume=auto", f"trainer.max_steps={step + 2}")
+    assert checkpoint(folder)["global_step"] == step + 2
+
+
+def test_two_ranks_train_one_model(tmp_path: Path) -> None:
+    options = [*QUICK, "logger=csv", "objective=vlb", "timestep_sampler=loss_second_moment", "trainer.accelerator=cpu"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run("train", *options, f"hydra.run.dir={one}")
+    run("train", *options, "trainer=ddp", "trainer.devices=2", "callbacks.sample_grid.n=7", f"hydra.run.dir={two}")
+    state = checkpoint(two)["state_dict"]
+    # 12 steps of a global batch of 16, from both ranks, are in the one history.
+    assert (
+        int(state["timesteps.counts"].sum()) == 12 * 16 == int(checkpoint(one)["state_dict"]["timesteps.counts"].sum())
+    )
+    assert np.load(two / "samples.npz")["arr_0"].shape[0] == 7
+    # The bound of the untrained first steps is that of one process: the same test images, counted once.
+    names = [[row[:2] for row in scalars(folder) if row[1].startswith("val/")] for folder in (one, two)]
+    assert names[0] == names[1]
+
+
+def test_a_sweep_ends_with_a_table(tmp_path: Path) -> None:
+    output = run(
+        "train",
+        "-m",
+        "schedule=linear,cosine",
+        "objective=simple,hybrid",
+        *[option for option in QUICK if "max_steps" not in option],
+        "trainer.max_steps=2",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+    )
+    assert "results of the sweep" in output
+    with (tmp_path / "sweep" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert all(float(row["test/bits_per_dim"]) > 0 for row in rows)
+    groups = [keys_of(file)["group"] for file in tmp_path.glob("sweep/*/wandb/offline-run-*/*.wandb")]
+    assert groups == [{"sweep"}] * 4
+
+
+MISUSES = [
+    ("train", ["shedule=cosine"], "did you mean schedule?"),
+    ("train", ["schedule=cosin"], "did you mean cosine? choices: constant, cosine"),
+    ("train", ["trainer.max_step=3"], "did you mean trainer.max_steps?"),
+    ("train", ["experiments=nichol2021/x"], "choices: ho2020/cifar10"),
+    ("train", ["data=cifar10"], "unpack it in"),
+    ("train", ["objective=hybrid", "variance=fixed_small"], "set variance=learned_range"),
+    ("train", ["variance=learned"], "objective=hybrid"),
+    ("train", ["data.image_size=9"], "cannot be halved"),
+    ("train", ["sampler.steps=2000"], "take between 1 and 1000"),
+    ("train", ["data.batch_size=0"], "must be positive"),
+    ("train", ["trainer.accelerator=gpu"], "this machine has no GPU"),
+    ("train", ["resume=nowhere.ckpt"], "neither auto nor a checkpoint"),
+    ("train", ["class_conditional=true", "data.num_classes=null"], "needs labels"),
+    ("sample", [], "run=… must be given"),
+    ("sample", ["run=nowhere"], "is not a run folder"),
+]
+
+
+@pytest.mark.parametrize(
+    ("door", "arguments", "sentence"), MISUSES, ids=lambda value: "-".join(value) if value else None
+)
+def test_misuse_is_told_in_a_sentence(tmp_path: Path, door: str, arguments: list[str], sentence: str) -> None:
+    if door == "train":
+        arguments = [*arguments, "logger=csv", f"data_root={tmp_path}", f"hydra.run.dir={tmp_path}/run"]
+    output = run(door, *arguments, expect=1)
+    assert sentence in output
+    assert "Traceback" not in output
+    assert output.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "may write to" in run("train", f"hydra.run.dir={tmp_path}/file/run", expect=1)
+
+
+def test_foreign_and_damaged_checkpoints(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_bytes((trained / "config.yaml").read_bytes())
+    whole = (trained / "checkpoints" / "last.ckpt").read_bytes()
+    target = folder / "checkpoints" / "last.ckpt"
+    assert "has no checkpoint yet" in run("sample", f"run={folder}", expect=1)
+    target.write_bytes(whole[: len(whole) // 2])
+    assert "cannot be read as a checkpoint" in run("sample", f"run={folder}", expect=1)
+    torch.save({"weights": torch.zeros(1)}, target)
+    assert "not a checkpoint of train.py" in run("sample", f"run={folder}", expect=1)
+    target.write_bytes(whole)
+    other = run(
+        "train",
+        *QUICK,
+        "network.num_res_blocks=2",
+        "objective=hybrid",
+        "resume=auto",
+        f"hydra.run.dir={folder}",
+        expect=1,
+    )
+    assert "is of another model" in other
+    assert target.read_bytes() == whole
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["shedule=cosine"], ["--cfg", "job"]])
+def test_answers_about_options_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['train.py'] + sys.argv[1:]\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print('HEAVY', sorted({'torch', 'lightning', 'numpy', 'wandb'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "HEAVY []" in done.stdout, done.stdout[-500:] + done.stderr[-500:]
