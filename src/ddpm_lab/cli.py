@@ -6,6 +6,7 @@ Nothing heavy is imported until the configuration stands, so that --help and a m
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import sys
@@ -30,6 +31,7 @@ def door(config_name: str, task: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and the errors are told below
     OmegaConf.register_new_resolver("experiments", lambda: f"file://{ROOT}", replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+    OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
 
     def main(config: DictConfig) -> Any:
         from ddpm_lab import tasks
@@ -53,6 +55,12 @@ def _run_folder(folder: str) -> str:
     from ddpm_lab.runs import checked_run
 
     return str(checked_run(folder))
+
+
+def _job_folder(overrides: str) -> str:
+    """A job's overrides as the name of one folder; what file systems would refuse as too long ends in a hash."""
+    name = overrides.replace("/", "_")
+    return name if len(name) <= 150 else f"{name[:140]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _tell(error: Exception, config_name: str) -> None:

@@ -16,5 +16,6 @@ def log_picture(trainer: lightning.Trainer, name: str, path: Path) -> None:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [str(path)], step=trainer.global_step)
         elif isinstance(logger, TensorBoardLogger):
-            pixels = np.asarray(Image.open(path).convert("RGB"))
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
             logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
