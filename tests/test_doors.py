@@ -213,6 +213,21 @@ def test_ctrl_c_saves_and_the_run_goes_on(tmp_path: Path) -> None:
     assert checkpoint(folder)["global_step"] == step + 2
 
 
+def test_passes_over_the_data_labels_and_mixed_precision(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = ["trainer.max_steps=null", "trainer.max_epochs=1", "data.batch_size=500", "class_conditional=true"]
+    options += ["trainer.precision=bf16-mixed", "channels_last=true", "ema_rates=[0.9,0.99]", "logger=tensorboard"]
+    run("train", *QUICK[2:], *options, f"hydra.run.dir={folder}")
+    state = checkpoint(folder)["state_dict"]
+    assert checkpoint(folder)["global_step"] == 3  # 1498 images
+    assert int(state["emas.1._extra_state"]) == 3
+    assert state["denoiser.network.conv_in.weight"].dtype == torch.float32
+    assert list((folder / "tensorboard").glob("events*"))
+    run("sample", f"run={folder}", "n=12", "weights=1", "sampler=ancestral", "sampler.spacing=[2,1]")
+    with np.load(folder / "samples.npz") as arrays:
+        assert arrays["arr_1"].tolist() == [*range(10), 0, 1]
+
+
 def test_two_ranks_train_one_model(tmp_path: Path) -> None:
     options = [*QUICK, "logger=csv", "objective=vlb", "timestep_sampler=loss_second_moment", "trainer.accelerator=cpu"]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -256,11 +271,13 @@ MISUSES = [
     ("train", ["data=cifar10"], "unpack it in"),
     ("train", ["objective=hybrid", "variance=fixed_small"], "set variance=learned_range"),
     ("train", ["variance=learned"], "objective=hybrid"),
-    ("train", ["data.image_size=9"], "cannot be halved"),
+    ("train", ["network.channel_mult=[1,1,1,1,1]"], "cannot be halved"),
+    ("train", ["data.image_size=9"], "set data.channels and data.image_size"),
     ("train", ["sampler.steps=2000"], "take between 1 and 1000"),
     ("train", ["data.batch_size=0"], "must be positive"),
     ("train", ["trainer.accelerator=gpu"], "this machine has no GPU"),
     ("train", ["resume=nowhere.ckpt"], "neither auto nor a checkpoint"),
+    ("train", ["objective=vlb", "weighting=snr"], "leave weighting=uniform"),
     ("train", ["class_conditional=true", "data.num_classes=null"], "needs labels"),
     ("sample", [], "run=… must be given"),
     ("sample", ["run=nowhere"], "is not a run folder"),

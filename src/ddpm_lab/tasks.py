@@ -45,18 +45,12 @@ def build_module(config: DictConfig) -> Any:
     from ddpm_lab.seeds import mix
     from ddpm_lab.training.diffusion import Diffusion
 
-    if "weighting" not in config.objective and not config.weighting._target_.endswith(".uniform"):
-        raise ValueError(
-            f"weighting={config.weighting._target_.rsplit('.', 1)[-1]} has no part in this objective: the bound's weights "
-            "are what they are; leave weighting=uniform, or set objective=simple or hybrid"
-        )
-    objective = instantiate(config.objective)
-    objective.check(instantiate(config.variance))  # before anything large is built
+    check_combination(config)
     torch.manual_seed(mix(config.seed))
     denoiser = build_denoiser(config)
     return Diffusion(
         denoiser,
-        objective,
+        instantiate(config.objective),
         instantiate(config.timestep_sampler, T=denoiser.process.T),
         instantiate(config.optimizer),
         instantiate(config.lr_scheduler),
@@ -66,6 +60,16 @@ def build_module(config: DictConfig) -> Any:
         compile=config.compile,
         channels_last=config.channels_last,
     )
+
+
+def check_combination(config: DictConfig) -> None:
+    """Refuse, before anything large is built or read, what cannot be trained together: ValueError says what to set."""
+    if "weighting" not in config.objective and not config.weighting._target_.endswith(".uniform"):
+        raise ValueError(
+            f"weighting={config.weighting._target_.rsplit('.', 1)[-1]} has no part in this objective: the bound's weights "
+            "are what they are; leave weighting=uniform, or set objective=simple or hybrid"
+        )
+    instantiate(config.objective).check(instantiate(config.variance))
 
 
 def fit(config: DictConfig) -> float:
@@ -78,17 +82,15 @@ def fit(config: DictConfig) -> float:
     _hush()
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
-    module = build_module(config)
+    check_combination(config)
     data = instantiate(config.data)
-    data.images("train")  # a missing data set is told before anything is trained
-    checkpoint = _checkpoint_to_resume(config.resume, folder)
-    step = _check_checkpoint(checkpoint, module) if checkpoint else 0
     _count_epochs(config, len(data.images("train")))
-    if config.trainer.precision in ("16-mixed", "16") and config.optimizer.get("fused"):
+    if config.trainer.precision in ("16-mixed", "16") and "fused" in config.optimizer:
         # torch's fused optimizers unscale gradients themselves, after the clipping that needs them unscaled.
         config.optimizer.fused = False
-        module.make_optimizer = instantiate(config.optimizer)
-
+    module = build_module(config)
+    checkpoint = _checkpoint_to_resume(config.resume, folder)
+    step = _check_checkpoint(checkpoint, module) if checkpoint else 0
     provenance = {"id": None}
     if os.environ.get("LOCAL_RANK", "0") == "0":
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
