@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def imagenet64(root: str | Path, split: str) -> MemorySet:
         )
     pixels, labels = np.empty((0, 3 * 64 * 64), np.uint8), np.empty(0, np.int64)
     for path in (path for path in paths if path is not None):
-        part = _load(path)
+        part = load_archive(path)
         data, classes = _entry(part, "data", path), np.asarray(_entry(part, "labels", path), np.int64)
         if data.dtype != np.uint8 or data.shape != (len(classes), 3 * 64 * 64):
             raise ValueError(
@@ -79,7 +80,7 @@ def npz(root: str | Path, split: str) -> MemorySet:
     path = train if is_train(split) or not test.is_file() else test
     if not path.is_file():
         raise FileNotFoundError(f"No {path.resolve()}: put an archive with arr_0 uint8 [n, H, W, C] there.")
-    archive = _load(path)
+    archive = load_archive(path)
     images = _entry(archive, "arr_0", path)
     labels = np.asarray(archive["arr_1"], np.int64) if "arr_1" in archive else np.zeros(len(images), np.int64)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or labels.shape != images.shape[:1]:
@@ -109,14 +110,20 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def _load(path: Path) -> Mapping[str, Any]:
+def load_archive(path: Path) -> Mapping[str, Any]:
+    """Read an .npz archive or a pickle of arrays; nothing else is unpickled.
+
+    Raises:
+        ValueError: if the file is damaged or holds objects.
+
+    """
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}
         with path.open("rb") as file:
-            return _ArraysOnly(file, encoding="latin1").load()
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+            if path.suffix != ".npz":
+                return _ArraysOnly(file, encoding="latin1").load()
+            with np.load(file, allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+    except (OSError, EOFError, ValueError, TypeError, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise ValueError(f"Cannot read {path} ({error}): get the file again.") from error
 
 

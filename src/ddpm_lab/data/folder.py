@@ -86,10 +86,10 @@ def image_folder(
     """
     train, root = is_train(split), Path(root)
     if (root / "train").is_dir() and (root / "test").is_dir():
-        folder, listed = root / split, _images(root / "train")
-        chosen = listed if train else _images(folder)
+        folder, listed = root / split, images_below(root / "train")
+        chosen = listed if train else images_below(folder)
     else:
-        folder, listed = root, _images(root)
+        folder, listed = root, images_below(root)
         chosen = [listed[i] for i in hold_out(len(listed), split, every=10)]
     if class_of is None:
         labels = [0] * len(chosen)
@@ -103,7 +103,7 @@ def image_folder(
     return FileSet([os.path.join(folder, path) for path in chosen], labels, channels, centre_crop(image_size))
 
 
-def _images(folder: Path) -> list[str]:
+def images_below(folder: Path) -> list[str]:
     """Return the sorted relative paths of all images below a folder; names beginning with a dot are not images."""
     found = [
         os.path.relpath(os.path.join(where, file), folder)
@@ -113,7 +113,7 @@ def _images(folder: Path) -> list[str]:
     ]
     if not found:
         raise FileNotFoundError(
-            f"No image below {folder.resolve()}: put {', '.join(sorted(SUFFIXES))} files there, or set "
-            "data.dataset.root."
+            f"No image below {folder.resolve()}: put {', '.join(sorted(SUFFIXES))} files there, or name another folder "
+            "(data.dataset.root=… for a data set)."
         )
     return sorted(found)

@@ -1,0 +1,94 @@
+"""Images to be judged: a folder of files or an .npz archive, read as they are, without crop, resize or change of colours."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ddpm_lab.data.arrays import load_archive
+from ddpm_lab.data.decoding import channels_first, decode, stack
+from ddpm_lab.data.folder import images_below
+from ddpm_lab.data.memory import Batch, ImageSet, MemorySet
+
+
+class PlainFiles:
+    """Image files of one size, all grey or all RGB, decoded when they are asked for.
+
+    Raises:
+        ValueError: if the first file cannot be read.
+
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        self.form = _form(paths[0])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return images uint8 [B, C, H, W] and labels 0, int64 [B].
+
+        Raises:
+            ValueError: names the file that cannot be read, or is of another size or number of channels than the first.
+
+        """
+        pictures = []
+        for path in (self.paths[i] for i in indices):
+            width, height, channels = _form(path)
+            if (width, height, channels) != self.form:
+                raise ValueError(
+                    f"{path} is {_words(width, height, channels)} and {self.paths[0]} is {_words(*self.form)}: images that "
+                    "are judged together must be of one size and all grey or all RGB."
+                )
+            pictures.append(decode(path, str(path), channels))
+        return stack(pictures, [0] * len(pictures))
+
+
+def read_images(path: str | Path) -> ImageSet:
+    """Return the images below a folder, in the order of their sorted relative paths, or those of an .npz archive.
+
+    An archive has the public evaluators' form: arr_0 uint8 [n, H, W, C] (or [n, H, W]).
+
+    Raises:
+        FileNotFoundError: if there is nothing there, or no image in the folder.
+        ValueError: if a file is damaged or the archive holds other arrays.
+
+    """
+    path = Path(path)
+    if path.is_dir():
+        return PlainFiles([path / name for name in images_below(path)])
+    if not path.is_file():
+        raise FileNotFoundError(f"There is neither a folder of images nor an .npz archive at {path.resolve()}.")
+    if path.suffix != ".npz":
+        raise ValueError(f"{path} is neither a folder of images nor an .npz archive.")
+    arrays = load_archive(path)
+    if "arr_0" not in arrays:
+        raise ValueError(
+            f"{path} holds {', '.join(arrays) or 'nothing'} and no arr_0: images are arr_0, uint8 [n, H, W, C]."
+        )
+    images = arrays["arr_0"]
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or images.shape[3:] not in ((), (1,), (3,))
+        or not len(images)
+    ):
+        raise ValueError(
+            f"{path} holds arr_0 {images.dtype} {list(images.shape)}: images must be bytes 0..255, uint8 [n, H, W, C] with "
+            "C = 1 or 3; scale and round floats before they are saved."
+        )
+    return MemorySet(channels_first(images))
+
+
+def _form(path: Path) -> tuple[int, int, int]:
+    """Width, height and channels as the file's header tells."""
+    try:
+        with Image.open(path) as picture:
+            return picture.width, picture.height, 1 if picture.mode in ("1", "L", "LA") else 3
+    except Exception as error:  # Pillow raises whatever the damage
+        raise ValueError(f"Cannot read the image {path} ({error}): replace the file or remove it.") from error
+
+
+def _words(width: int, height: int, channels: int) -> str:
+    return f"{height}x{width} {'grey' if channels == 1 else 'RGB'}"
