@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib
+import math
 import os
 import re
 import sys
@@ -26,28 +28,43 @@ ROOT = Path(sys.argv[0]).resolve().parent
 SPOKEN = (ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError)
 
 
-def door(config_name: str, task: str) -> None:
-    """Run ddpm_lab.tasks.<task> with the configuration conf/<config_name>.yaml and the command line's overrides."""
+def door(config_name: str, task: str, *also: str) -> None:
+    """Run ddpm_lab.tasks.<task>.<task> with the configuration conf/<config_name>.yaml and the command line's overrides.
+
+    also: tasks, each with a configuration of its own name, that the command line may name as its first word.
+    """
+    if sys.argv[1:2] and sys.argv[1] in also:
+        config_name = task = sys.argv.pop(1)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and the errors are told below
     OmegaConf.register_new_resolver("experiments", lambda: f"file://{ROOT}", replace=True)
     OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+    OmegaConf.register_new_resolver("evaluation_folder", _evaluation_folder, replace=True)
     OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
 
-    def main(config: DictConfig) -> Any:
-        from ddpm_lab import tasks
+    failed: list[Path] = []
 
+    def main(config: DictConfig) -> Any:
+        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        note = Path(HydraConfig.get().runtime.output_dir) / "error.txt"  # of a sweep's job, for the table at the end
+        if sweep:
+            note.unlink(missing_ok=True)
+        module = importlib.import_module(f"ddpm_lab.tasks.{task}")
         try:
-            return getattr(tasks, task)(config)
+            return getattr(module, task)(config)
         except Exception as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the other jobs of the sweep go on
-            _tell(error, config_name)
-            sys.exit(1)
+            sentence = _tell(error, config_name)
+            if not sweep:
+                sys.exit(1)
+            note.write_text(f"{sentence}\n")
+            failed.append(note)
+            return math.nan  # the other jobs go on
 
     try:
         hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(main)()
     except Exception as error:
         _tell(error, config_name)
+        sys.exit(1)
+    if failed:
         sys.exit(1)
 
 
@@ -57,13 +74,20 @@ def _run_folder(folder: str) -> str:
     return str(checked_run(folder))
 
 
+def _evaluation_folder(run: str | None, samples: str | None) -> str:
+    from ddpm_lab.runs import evaluation_folder
+
+    return str(evaluation_folder(run, samples))
+
+
 def _job_folder(overrides: str) -> str:
     """A job's overrides as the name of one folder; what file systems would refuse as too long ends in a hash."""
     name = overrides.replace("/", "_")
     return name if len(name) <= 150 else f"{name[:140]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _tell(error: Exception, config_name: str) -> None:
+def _tell(error: Exception, config_name: str) -> str:
+    """Print the sentence that says what was wrong, or the traceback where there is none, and return it."""
     chain = list(_causes(error))
     sentence = _unknown_option(chain, config_name)
     if sentence is None:
@@ -80,8 +104,10 @@ def _tell(error: Exception, config_name: str) -> None:
                 sentence = str(cause).split("\n")[0]
     if sentence is None or "DDPM_LAB_TRACEBACK" in os.environ:
         traceback.print_exception(error)
-    if sentence is not None:
-        print(f"error: {sentence}", file=sys.stderr)
+    if sentence is None:
+        return f"{type(error).__name__}: {error}"
+    print(f"error: {sentence}", file=sys.stderr)
+    return sentence
 
 
 def _causes(error: BaseException | None) -> Any:

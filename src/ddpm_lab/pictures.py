@@ -1,7 +1,8 @@
-"""Pictures for people: grids of images with captions, and plots."""
+"""Pictures for people: grids of images with captions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,9 +31,34 @@ def grid(images: Tensor, columns: int, scale: int) -> Image.Image:
     return Image.fromarray(sheet)
 
 
-def panels(named: Sequence[tuple[str, Tensor]], path: Path, columns: int = 8) -> None:
-    """Write grids of images [n, C, H, W] in [-1, 1] side by side, each under its caption, as a PNG."""
-    scale = max(1, round(40 / named[0][1].shape[-1]))
+def captioned(
+    sheet: Image.Image, caption: str, columns: Sequence[tuple[int, str]], rows: Sequence[str] = ()
+) -> Image.Image:
+    """A grid under a caption and the names of its columns, each at its left end in pixels, and with names of rows beside it."""
+    large, small = ImageFont.load_default(14), ImageFont.load_default(12)
+    right = max([int(small.getlength(name)) + GAP for name in rows], default=0)
+    needed = max([int(large.getlength(caption)), *(left + int(small.getlength(name)) for left, name in columns)])
+    width = max(sheet.width + right, needed) + 2 * GAP
+    canvas = Image.new("RGB", (width, sheet.height + 2 * CAPTION + 2 * GAP), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((GAP, GAP // 2), caption, fill="black", font=large)
+    top = GAP // 2 + 2 * CAPTION
+    for left, name in columns:
+        draw.text((GAP + left, top - CAPTION + 4), name, fill="black", font=small)
+    canvas.paste(sheet, (GAP, top))
+    height = sheet.height / max(len(rows), 1)
+    for k, name in enumerate(rows):
+        draw.text((GAP + sheet.width + GAP // 2, top + int((k + 0.5) * height) - 8), name, fill="black", font=small)
+    return canvas
+
+
+def panels(named: Sequence[tuple[str, Tensor]], path: Path, columns: int | None = None) -> None:
+    """Write grids of images [n, C, H, W] in [-1, 1] side by side, each under its caption, as a PNG.
+
+    columns: of each grid; None takes 8, and as many as rows where there are more than 64 images.
+    """
+    scale = max(1, math.ceil(40 / named[0][1].shape[-1]))
+    columns = columns or max(8, *(math.ceil(len(images) ** 0.5) for _, images in named))
     grids = [(caption, grid(images, min(columns, len(images)), scale)) for caption, images in named if len(images)]
     font = ImageFont.load_default(14)
     widths = [max(sheet.width, int(font.getlength(caption)) + 4) for caption, sheet in grids]
@@ -45,29 +71,6 @@ def panels(named: Sequence[tuple[str, Tensor]], path: Path, columns: int = 8) ->
         canvas.paste(sheet, (left, GAP // 2 + CAPTION))
         left += width + GAP
     canvas.save(path)
-
-
-def bound_terms(
-    timesteps: Sequence[int], vlb: Tensor, x_0_mse: Tensor, noise_mse: Tensor, caption: str, path: Path
-) -> None:
-    """Plot the terms of the bound and the errors against t, each the mean of [B, K] over images, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    figure.suptitle(caption)
-    for axes, (title, values, unit) in zip(
-        figure.subplots(1, 3),
-        [
-            ("terms of the bound", vlb, "bits per dimension"),
-            ("error of $x_0$", x_0_mse, "mean squared error"),
-            (r"error of $\epsilon$", noise_mse, "mean squared error"),
-        ],
-        strict=True,
-    ):
-        axes.loglog(timesteps, values.mean(0).clamp(min=1e-12).tolist(), linewidth=1.5)
-        axes.set(title=title, xlabel="timestep t", ylabel=unit)
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
 
 
 def to_nhwc(images: Tensor) -> np.ndarray:

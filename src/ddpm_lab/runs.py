@@ -69,19 +69,34 @@ def record_provenance(folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoints/last*.ckpt, or None."""
+    """The newest checkpoints/last*.ckpt, or None; never a last.ckpt.partial, which a crash may leave."""
     found = sorted((folder / "checkpoints").glob("last*.ckpt"), key=os.path.getmtime)
     return found[-1] if found else None
 
 
 def checked_run(folder: str | Path) -> Path:
-    """The folder as a path. Raises FileNotFoundError if it is not a run folder."""
+    """The run folder, given itself or a checkpoint in its folder checkpoints.
+
+    Raises FileNotFoundError if it is not a run folder.
+    """
     path = Path(folder)
+    if path.suffix == ".ckpt":
+        path = path.parent.parent
     if not (path / "config.yaml").is_file():
         near = sorted({str(p.parent) for p in Path("outputs").glob("**/config.yaml") if p.parent.name != ".hydra"})
         known = f"; runs here: {', '.join(near[-5:])}" if near else "; train one first: python train.py"
         raise FileNotFoundError(f"run={folder} is not a run folder: it holds no config.yaml{known}")
     return path
+
+
+def evaluation_folder(run: str | None, samples: str | None) -> Path:
+    """The run folder that is evaluated or, for images in files, a folder of their name.
+
+    Raises ValueError unless one of the two is given.
+    """
+    if (run is None) == (samples is None):
+        raise ValueError("give either run=… (a run folder) or samples=… (a folder of images, or an .npz with arr_0)")
+    return Path("outputs/evaluations") / Path(str(samples)).stem if run is None else checked_run(run)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

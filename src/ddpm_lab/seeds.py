@@ -10,7 +10,11 @@ from torch import Tensor
 
 
 def mix(*names: int) -> int:
-    """A 63-bit seed for torch from non-negative integers, independent for different ones."""
+    """A 63-bit seed for torch from non-negative integers.
+
+    Seeds of different names are as good as independent where there are equally many names, each below 2^32. Zeros at the end
+    are not seen: mix(5) == mix(5, 0).
+    """
     return int(np.random.SeedSequence(names).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -26,6 +30,10 @@ class ImageNoise:
     def normal(self, *shape: int) -> Tensor:
         """The next standard normal numbers of every image, [len(indices), *shape]."""
         return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in self.generators])
+
+    def uniform(self) -> Tensor:
+        """The next number in [0, 1) of every image, [len(indices)] float64 on the CPU, in steps of 2^-24."""
+        return torch.stack([torch.rand((), generator=g, device=g.device) for g in self.generators]).cpu().double()
 
     def __call__(self, like: Tensor) -> Tensor:
         """The next noise of `like`'s shape [len(indices), ...]."""

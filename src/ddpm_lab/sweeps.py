@@ -1,7 +1,8 @@
-"""The table that a sweep ends with."""
+"""The table and the curves that a sweep ends with."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -11,28 +12,53 @@ from omegaconf import DictConfig
 
 
 class ResultTable(Callback):
-    """Prints each job's overrides and results, and writes them to results.csv in the sweep's folder."""
+    """Prints each job's overrides and results, then the jobs that failed; writes both to results.csv in the sweep's folder."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Read every job's metrics.json, or the error.txt that the door wrote."""
+        folder = Path(config.hydra.sweep.dir)
+        errors = read_errors(folder)
+        rows = [(job, metrics) for job, metrics in read_results(folder) if job not in errors]
+        names = sorted({name for _, metrics in rows for name in metrics if isinstance(metrics[name], (int, float))})
+        table = [["job", *names], *([job, *(_number(metrics.get(name)) for name in names)] for job, metrics in rows)]
+        failed = [{"job": job, "error": error} for job, error in errors.items()]
+        if rows or failed:
+            with (folder / "results.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, [*table[0], *(["error"] if failed else [])])
+                writer.writeheader()
+                writer.writerows([dict(zip(table[0], row, strict=True)) for row in table[1:]] + failed)
+        if rows:
+            widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+            print(f"\nresults of the sweep ({folder}/results.csv):")
+            for row in table:
+                print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        else:
+            print(f"no job of the sweep left results in {folder}")
+        for job, error in errors.items():
+            print(f"failed: {job}: {error}")
+
+
+class StepCurves(Callback):
+    """Draws every metric against the number of steps, where the jobs of a sweep differ in them, into the sweep's folder."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Read every job's metrics.json."""
+        from ddpm_lab.evaluation.step_curves import step_curves
+
         folder = Path(config.hydra.sweep.dir)
-        rows = read_results(folder)
-        if not rows:
-            print(f"no job of the sweep left results in {folder}")
-            return
-        names = sorted({name for _, metrics in rows for name in metrics if isinstance(metrics[name], (int, float))})
-        table = [["job", *names], *([job, *(_number(metrics.get(name)) for name in names)] for job, metrics in rows)]
-        (folder / "results.csv").write_text("".join(",".join(f'"{cell}"' for cell in row) + "\n" for row in table))
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-        print(f"\nresults of the sweep ({folder}/results.csv):")
-        for row in table:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        if step_curves([metrics for _, metrics in read_results(folder)], folder):
+            print(f"metrics against steps: {folder}/metrics_vs_steps.png")
 
 
 def read_results(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     """(job's folder below `folder`, its metrics.json) of every job that has one, in the order of the names."""
     found = sorted(folder.glob("**/metrics.json"))
     return [(str(path.parent.relative_to(folder)), json.loads(path.read_text())) for path in found]
+
+
+def read_errors(folder: Path) -> dict[str, str]:
+    """Job's folder below `folder` -> why it failed, in the order of the names."""
+    return {str(p.parent.relative_to(folder)): p.read_text().strip() for p in sorted(folder.glob("**/error.txt"))}
 
 
 def _number(value: Any) -> str:

@@ -1,60 +1,80 @@
-"""Bits per dimension of the test split at the end of training."""
+"""Bits per dimension while a model trains, and at the end."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning
-import torch
 
-from ddpm_lab.diffusion.likelihood import estimate_bits_per_dim, importance
-from ddpm_lab.runs import add_metrics
-from ddpm_lab.seeds import mix
+from ddpm_lab import runs
+from ddpm_lab.evaluation.likelihood import Fast, metrics, sentence
 from ddpm_lab.training.diffusion import Diffusion
 from ddpm_lab.training.say import say
 
 
 class BitsPerDimension(lightning.Callback):
-    """Estimates the bound of the averaged weights on test images, unbiased and with its standard error.
+    """Estimates the bound of the averaged weights, the raw ones where there is no average, at the end of training.
 
-    images: how many of the test split, all if None. draws: network calls per image besides the decoder's; see
-    `estimate_bits_per_dim`. `evaluate.py` computes the exact bound. All ranks share the images.
+    bound: how; `evaluate.py` computes the exact one. every: also every so many optimizer steps, 0 for the end alone.
+    splits: of "test" and "train": where the model overfits, train falls below test. All ranks share the images.
     """
 
-    def __init__(self, folder: str, images: int | None, draws: int, seed: int = 0) -> None:
+    def __init__(self, folder: str, bound: Fast, every: int, splits: Sequence[str] = ("test",), seed: int = 0) -> None:
+        if every < 0:
+            raise ValueError(f"every={every} must not be negative; take 0 for the end of training alone")
         self.folder = Path(folder)
-        self.images = images
-        self.draws = draws
+        self.bound = bound
+        self.every = every
+        self.splits = splits
         self.seed = seed
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Estimate, print, log and write test/bits_per_dim to metrics.json."""
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Refuse a split that is none, before anything is trained."""
+        for split in self.splits:
+            trainer.datamodule.images(split)  # type: ignore[attr-defined]
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Estimate the bound of this step; that of the last is left to the end."""
         assert isinstance(pl_module, Diffusion)
+        step = trainer.global_step
+        stepped = (pl_module.batches_done + 1) % trainer.accumulate_grad_batches == 0
+        if self.every and stepped and step % self.every == 0 and not step >= trainer.max_steps >= 0:
+            self._estimate(trainer, pl_module)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Estimate the bound of what was trained."""
+        assert isinstance(pl_module, Diffusion)
+        say(f"estimating bits/dim ({', '.join(self.splits)}) …")
+        self._estimate(trainer, pl_module)
+
+    def _estimate(self, trainer: lightning.Trainer, module: Diffusion) -> None:
+        """Estimate, print, log, and write to metrics.json."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        n = min(self.images or len(data.images("test")), len(data.images("test")))
-        say(f"estimating bits/dim on {n} test images …")
-        denoiser, device = pl_module.averaged(), pl_module.device
-        # The pilot draws the same numbers on every rank, so that all use the same probabilities.
-        torch.manual_seed(mix(self.seed, 0))
-        x, y = data.test_images(n)
-        y = y if pl_module.conditional else None
-        few = slice(0, 32)
-        p = importance(denoiser, x[few].to(device), None if y is None else y[few].to(device))
-        torch.manual_seed(mix(self.seed, 1, trainer.global_rank))
-        sums = torch.zeros(3, dtype=torch.float64, device=device)  # count, sum, sum of squares
-        mine = torch.arange(trainer.global_rank, n, trainer.world_size)
-        for part in mine.split(data.test_batch_size):
-            labels = None if y is None else y[part].to(device)
-            bits = estimate_bits_per_dim(
-                denoiser, x[part].to(device), labels, probabilities=p, draws=self.draws
-            ).double()
-            sums += torch.stack([bits.new_tensor(len(bits)), bits.sum(), (bits**2).sum()])
-        count, total, squares = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-        mean = total / count
-        error = ((squares / count - mean**2) / max(count - 1, 1)) ** 0.5
-        if trainer.is_global_zero:
-            metrics = {"test/bits_per_dim": mean, "test/bits_per_dim_standard_error": error}
-            add_metrics(self.folder, {**metrics, "test/bits_per_dim_images": n, "step": trainer.global_step})
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=trainer.global_step)
-        say(f"bits/dim (test, {n} images, averaged weights): {mean:.3f} ± {error:.3f}")
+        weights, called = ("ema", "averaged weights") if len(module.emas) else ("raw", "raw weights")
+        for split in self.splits:
+            bound = self.bound(
+                module.averaged(),
+                data.images(split),
+                split=split,
+                name=data.name,
+                conditional=module.conditional,
+                seed=self.seed,
+                device=module.device,
+                progress=False,
+            )
+            if trainer.is_global_zero:
+                found = metrics(bound, step=trainer.global_step, weights=weights, commit=runs.commit())
+                runs.add_metrics(self.folder, found)
+                scalars = {name: value for name, value in found.items() if isinstance(value, float)}
+                for logger in trainer.loggers:
+                    logger.log_metrics(scalars, step=trainer.global_step)
+            say(f"bits/dim ({split}, {bound.protocol['n']} images, {called}): {sentence(bound)}")

@@ -1,82 +1,107 @@
-"""Checkpoints that a crash cannot damage: last.ckpt every so many steps and on Ctrl-C, best.ckpt by a metric."""
+"""Checkpoints that a crash cannot damage: last.ckpt every so many steps and on Ctrl-C, and the best by any metric."""
 
 from __future__ import annotations
 
 import math
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning
+from torch import Tensor
 
+from ddpm_lab.training.diffusion import Diffusion
 from ddpm_lab.training.say import say
 
 
 class Checkpoint(lightning.Callback):
-    """Keeps two files: checkpoints/last.ckpt, and checkpoints/best.ckpt, the one of the least `monitor`.
+    """Keeps checkpoints/last.ckpt, and for each pair file: metric of `best` the checkpoint of the metric's least value.
 
     every: optimizer steps between two saves of last.ckpt; one more is made at the end and on Ctrl-C or SIGTERM. Each is
-    written beside its predecessor and then takes its place, so a crash while writing leaves the predecessor.
+    written beside its predecessor and then takes its place, so a crash while writing leaves the predecessor. best: a metric
+    is what stands under its name in trainer.callback_metrics; one that never does is never saved by.
 
-    Saves happen between two batches, where every counter of the Trainer tells the same.
+    Saves happen between two batches, where every counter of the Trainer tells the same. Where a run was stopped between its
+    last step and the end of its end phase (the other callbacks' on_train_end), resuming it repeats that phase.
     """
 
-    def __init__(self, folder: str, every: int, monitor: str = "val/loss") -> None:
+    def __init__(self, folder: str, every: int, best: Mapping[str, str]) -> None:
         if every < 1:
             raise ValueError(f"checkpoint.every counts steps and must be positive, got {every}")
+        for name in best:
+            if not name.endswith(".ckpt") or name.startswith("last") or "/" in name:
+                raise ValueError(
+                    f"callbacks.checkpoint.best names files such as best.ckpt, got {name}; last….ckpt is what a run is "
+                    "resumed from"
+                )
         self.folder = Path(folder) / "checkpoints"
         self.run = folder
         self.every = every
-        self.monitor = monitor
-        self.best = math.inf
-        self.saved_at = -1
+        self.best = dict(best)
+        self.least: dict[str, float] = {}
+        self.saved_at: int | None = None  # the step of the last.ckpt that this session wrote or read
         self.interrupted: int | None = None
+        self.ended = False
+        self._seen: dict[str, Tensor] = {}
+        self._max_steps: int | None = None
         self._handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
-        return {"best": self.best}
+        """The least values so far."""
+        return {"least": self.least}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best value so far."""
-        self.best = state_dict["best"]
+        """Restore the least values so far."""
+        self.least = dict(state_dict["least"])
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make Lightning begin a loop that has no step left: it would not even call on_train_end."""
+        loop = trainer.fit_loop.epoch_loop
+        if 0 <= loop.max_steps <= checkpoint["global_step"]:
+            self._max_steps, loop.max_steps = loop.max_steps, checkpoint["global_step"] + 1
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """From here on a first Ctrl-C waits for the step to end."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._ask_to_stop)
+        """Remember who handled the signals."""
+        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Do not save again what was just loaded."""
-        self.saved_at = trainer.global_step
+        """From here on a first Ctrl-C or SIGTERM waits for the step to end; Lightning has just registered its own."""
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
+        if trainer.ckpt_path and Path(trainer.ckpt_path).resolve() == (self.folder / "last.ckpt").resolve():
+            self.saved_at = trainer.global_step
+        for number in self._handlers:
+            signal.signal(number, self._ask_to_stop)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Save the state after the previous batch, if it is time; leave, if asked to."""
-        if self.interrupted is not None:
-            self._save(trainer, "last.ckpt")
-            say(
-                f"\nstopped by {signal.Signals(self.interrupted).name} after step {trainer.global_step}; nothing is lost: "
-                f"continue with the same command and resume=auto hydra.run.dir={self.run}"
-            )
-            raise KeyboardInterrupt
-        if trainer.global_step % self.every == 0 and trainer.global_step > self.saved_at:
-            self._save(trainer, "last.ckpt")
+        if batch_idx % trainer.accumulate_grad_batches:
+            return  # gradients are in no checkpoint
+        self._keep_best(trainer, pl_module)
+        step = trainer.global_step
+        self._leave_if_asked(trainer, pl_module)
+        if step and step % self.every == 0 and step != self.saved_at:
+            self._save(trainer, pl_module, "last.ckpt")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keep the best."""
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is not None and float(value) < self.best:
-            self.best = float(value)
-            self._save(trainer, "best.ckpt")
+        if not trainer.sanity_checking:
+            self._keep_best(trainer, pl_module)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save the end."""
-        if trainer.global_step > self.saved_at:
-            self._save(trainer, "last.ckpt")
+        """Save the end. What follows can be repeated, so a signal stops it at once."""
+        self._keep_best(trainer, pl_module)
+        if trainer.global_step != self.saved_at:
+            self._save(trainer, pl_module, "last.ckpt")
+        self._leave_if_asked(trainer, pl_module)
+        self.ended = True
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -86,22 +111,64 @@ class Checkpoint(lightning.Callback):
             if isinstance(count, dict):
                 count["ready"] = count["started"] = count["completed"]
 
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        if self.ended and isinstance(exception, KeyboardInterrupt):
+            say(f"\nstopped after the last step; make up for what is missing with {self._command()}")
+        self._give_back()
+
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Give the signals back."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
+        self._give_back()
 
-    def _save(self, trainer: lightning.Trainer, name: str) -> None:
+    def _keep_best(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        for name, monitor in self.best.items():
+            metric = trainer.callback_metrics.get(monitor)
+            # Reading a value waits for the device, so it is read once.
+            if metric is None or metric is self._seen.get(name):
+                continue
+            self._seen[name] = metric
+            # Saving is a collective: the ranks must not differ by the last digit of a mean.
+            value = trainer.strategy.broadcast(float(metric))
+            if value < self.least.get(name, math.inf):
+                self.least[name] = value
+                self._save(trainer, module, name)
+
+    def _leave_if_asked(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Leave together: a signal may reach one rank alone, or reach the ranks in different steps."""
+        # One number per step and rank; Lightning has waited for the device in this place already (its own SIGTERM flag).
+        if not trainer.strategy.reduce_boolean_decision(self.interrupted is not None, all=False):
+            return
+        if trainer.global_step != self.saved_at:
+            self._save(trainer, module, "last.ckpt")
+        by = "a signal" if self.interrupted is None else signal.Signals(self.interrupted).name
+        say(f"\nstopped by {by} after step {trainer.global_step}; nothing is lost: continue with {self._command()}")
+        # Not KeyboardInterrupt: Lightning would kill the other ranks, and for that its watchdog the first, while it finishes.
+        raise SystemExit(1 if trainer.is_global_zero else 0)
+
+    def _save(self, trainer: lightning.Trainer, module: lightning.LightningModule, name: str) -> None:
+        assert isinstance(module, Diffusion)
         partial = self.folder / f"{name}.partial"
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            os.replace(partial, self.folder / name)
+        with module.stopwatch.paused():
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                os.replace(partial, self.folder / name)
+            trainer.strategy.barrier()
         if name == "last.ckpt":
             self.saved_at = trainer.global_step
 
+    def _command(self) -> str:
+        return f"the same command and resume=auto hydra.run.dir={self.run}"
+
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted is not None:
+        if self.interrupted is not None or self.ended:
             raise KeyboardInterrupt
         self.interrupted = number
         say("\nstopping after this step and saving; once more to stop at once")
+
+    def _give_back(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}

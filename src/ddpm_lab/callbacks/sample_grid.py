@@ -14,7 +14,7 @@ from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.pictures import panels, save_npz
 from ddpm_lab.samplers.generate import generate
 from ddpm_lab.samplers.sampler import Sampler
-from ddpm_lab.training.diffusion import Diffusion
+from ddpm_lab.training.diffusion import Diffusion, evaluating
 from ddpm_lab.training.say import say
 
 
@@ -22,10 +22,17 @@ class SampleGrid(lightning.Callback):
     """Every `every` steps, raw and averaged weights side by side from the same noise; at the end, samples beside real data.
 
     every: optimizer steps, 0 for the end alone. Writes samples/step_….png, and samples.png at the end. All ranks draw
-    their share of the n images.
+    their share of the n images. Where there is no average, the raw weights stand alone.
+
+    Raises ValueError for numbers that make no sense.
     """
 
     def __init__(self, folder: str, sampler: Sampler, n: int, every: int, seed: int = 0) -> None:
+        if n < 1 or every < 0:
+            raise ValueError(
+                f"callbacks.sample_grid needs n of at least 1 image and every >= 0 (0: at the end alone), got n={n} and "
+                f"every={every}"
+            )
         self.folder = Path(folder)
         self.sampler = sampler
         self.n = n
@@ -51,12 +58,16 @@ class SampleGrid(lightning.Callback):
         stepped = (pl_module.batches_done + 1) % trainer.accumulate_grad_batches == 0
         if not self.every or not stepped or step % self.every or step >= trainer.max_steps >= 0:
             return
-        raw, averaged = (self._draw(pl_module, d) for d in (pl_module.denoiser, pl_module.averaged()))
-        if trainer.is_global_zero:
-            path = self.folder / "samples" / f"step_{step:08d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            panels([(f"step {step}: raw weights", raw), (f"step {step}: averaged weights", averaged)], path)
-            log_picture(trainer, "samples", path)
+        denoisers = {"raw weights": pl_module.denoiser}
+        if len(pl_module.emas):
+            denoisers["averaged weights"] = pl_module.averaged()
+        with pl_module.stopwatch.paused():
+            drawn = [(f"step {step}: {name}", self._draw(pl_module, d)) for name, d in denoisers.items()]
+            if trainer.is_global_zero:
+                path = self.folder / "samples" / f"step_{step:08d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                panels(drawn, path)
+                log_picture(trainer, "samples", path)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Draw the last grid, beside real images of the test split."""
@@ -79,22 +90,20 @@ class SampleGrid(lightning.Callback):
         shape = (data.channels, data.image_size, data.image_size)
         indices = list(range(rank, self.n, world))
         labels = torch.tensor([i % data.num_classes for i in indices]) if module.conditional else None
-        training = denoiser.network.training
-        denoiser.network.eval()
         # Every rank holds equally many rows: the gather needs it, and the surplus is cut off.
         images = torch.zeros(-(-self.n // world), *shape, device=module.device)
-        drawn = generate(
-            denoiser,
-            self.sampler,
-            shape,
-            indices,
-            seed=self.seed,
-            batch_size=data.test_batch_size,
-            labels=labels,
-            device=module.device,
-        )
-        if indices:
-            images[: len(indices)] = torch.cat(list(drawn))
-        denoiser.network.train(training)
+        with evaluating(denoiser):
+            drawn = generate(
+                denoiser,
+                self.sampler,
+                shape,
+                indices,
+                seed=self.seed,
+                batch_size=data.test_batch_size,
+                labels=labels,
+                device=module.device,
+            )
+            if indices:
+                images[: len(indices)] = torch.cat(list(drawn))
         gathered = module.all_gather(images).view(world, -1, *shape)  # type: ignore[union-attr]
         return gathered.transpose(0, 1).reshape(-1, *shape)[: self.n]

@@ -104,31 +104,46 @@ def bits_per_dim(
 
 
 def importance(
-    denoiser: Denoiser, x_0: Tensor, y: Tensor | None = None, *, clip: bool = True, points: int = 40
+    denoiser: Denoiser,
+    x_0: Tensor,
+    y: Tensor | None = None,
+    *,
+    randn_like: Callable[[Tensor], Tensor],
+    clip: bool = True,
+    points: int = 40,
 ) -> Tensor:
-    """Probabilities over t = 2..T, [T] float64 (p_1 = 0), about proportional to the size of the bound's terms.
+    """Probabilities over t = 1..T, [T] float64 on the CPU, about proportional to the size of the bound's terms.
 
-    A pilot: the terms of a few images x_0 [B, C, H, W] at `points` timesteps, interpolated in log t, and mixed with 5 % of
-    uniform so that no weight of `estimate_bits_per_dim` is large. Any probabilities leave that unbiased; good ones make it
-    precise (Nichol & Dhariwal 2021, section 3.3).
+    A pilot: the terms of a few images x_0 [B, C, H, W] at t = 1, the decoder's, and at `points` timesteps above it,
+    interpolated in log t, and mixed with 5 % of uniform so that no weight of `estimate_bits_per_dim` is large. Any
+    probabilities leave that unbiased; good ones make it precise (Nichol & Dhariwal 2021, section 3.3). randn_like: must
+    share no noise with the estimate.
     """
     T = denoiser.process.T
-    if T < 3:
-        return torch.tensor([0.0, 1.0][:T], dtype=torch.float64)
-    grid = (
-        torch.logspace(math.log10(2), math.log10(T), points, dtype=torch.float64).round().long().unique().clamp(max=T)
-    )
-    terms = torch.stack(
-        [_term(denoiser, x_0, y, torch.full((len(x_0),), int(t), device=x_0.device), clip) for t in grid]
-    )
-    size = (terms.double().cpu() ** 2).mean(1).sqrt().clamp(min=1e-12)
-    t = torch.arange(2, T + 1)
+    if T == 1:
+        return torch.ones(1, dtype=torch.float64)
+    above = torch.logspace(math.log10(2), math.log10(T), points, dtype=torch.float64).round().long().clamp(max=T)
+    grid = torch.cat([torch.ones(1, dtype=torch.int64), above.unique()])
+    times = [torch.full((len(x_0),), int(t), device=x_0.device) for t in grid]
+    terms = torch.stack([_term(denoiser, x_0, y, t, clip, randn_like).cpu().double() for t in times])
+    size = (terms**2).mean(1).sqrt().clamp(min=1e-12)
+    t = torch.arange(1, T + 1)
     right = torch.searchsorted(grid, t).clamp(min=1)
     left = right - 1
     place = (t.log() - grid[left].log()) / (grid[right].log() - grid[left].log())
     p = torch.exp(size[left].log() * (1 - place) + size[right].log() * place)
-    p = 0.95 * p / p.sum() + 0.05 / (T - 1)
-    return torch.cat([torch.zeros(1, dtype=torch.float64), p])
+    return 0.95 * p / p.sum() + 0.05 / T
+
+
+class EstimatedBitsPerDim(NamedTuple):
+    """An estimate of the bound for a batch of images, each field [B] in bits per dimension.
+
+    total and decoder, the term t = 1 within it: unbiased. prior: exact.
+    """
+
+    total: Tensor
+    prior: Tensor
+    decoder: Tensor
 
 
 def estimate_bits_per_dim(
@@ -138,30 +153,41 @@ def estimate_bits_per_dim(
     *,
     probabilities: Tensor,
     draws: int,
+    randn_like: Callable[[Tensor], Tensor],
+    uniform: Callable[[], Tensor],
     clip: bool = True,
-) -> Tensor:
-    """An unbiased estimate of the whole bound for each image, [B] bits per dimension, from 1 + draws network calls each.
+) -> EstimatedBitsPerDim:
+    """An unbiased estimate of the whole bound for each image x_0 [B, C, H, W], from `draws` network calls each.
 
-    The decoder's term t = 1 is always evaluated; the others at `draws` timesteps from `probabilities` [T] (see
-    `importance`), one from each of as many equal parts of the probability. Images are independent, so the standard error
-    of their mean is that of any mean, and holds the estimator's own noise too.
+    The terms at `draws` timesteps from `probabilities` [T] float64 on the CPU (see `importance`), one from each of as many
+    equal parts of the probability, each divided by draws times its probability.
+
+    randn_like: draws the noise of a network call. uniform: draws a number in [0, 1) for each image, [B] float64 on the CPU.
     """
-    B, T = len(x_0), denoiser.process.T
-    total = prior_term(denoiser.process, x_0) + _term(
-        denoiser, x_0, y, torch.ones(B, dtype=torch.int64, device=x_0.device), clip
-    )
+    T = denoiser.process.T
+    prior = prior_term(denoiser.process, x_0)
+    total, decoder = prior, torch.zeros_like(prior)
     cumulative = probabilities.cumsum(0)
-    for k in range(draws if T > 1 else 0):
-        u = (k + torch.rand(B, dtype=torch.float64)) / draws
-        index = torch.searchsorted(cumulative, u).clamp(1, T - 1)
-        weight = (1 / (draws * probabilities[index])).to(x_0.device, x_0.dtype)
-        total = total + weight * _term(denoiser, x_0, y, (index + 1).to(x_0.device), clip)
-    return total
+    for k in range(draws):
+        index = torch.searchsorted(cumulative, (k + uniform()) / draws, right=True).clamp(max=T - 1)
+        weight = (1 / (draws * probabilities[index])).to(x_0.dtype).to(x_0.device)
+        t = (index + 1).to(x_0.device)
+        term = weight * _term(denoiser, x_0, y, t, clip, randn_like)
+        total = total + term
+        decoder = decoder + torch.where(t == 1, term, 0)
+    return EstimatedBitsPerDim(total, prior, decoder)
 
 
 @torch.no_grad()
-def _term(denoiser: Denoiser, x_0: Tensor, y: Tensor | None, t: Tensor, clip: bool) -> Tensor:
-    x_t = denoiser.process.diffuse(x_0, t, torch.randn_like(x_0))
+def _term(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    y: Tensor | None,
+    t: Tensor,
+    clip: bool,
+    randn_like: Callable[[Tensor], Tensor],
+) -> Tensor:
+    x_t = denoiser.process.diffuse(x_0, t, randn_like(x_0))
     return vlb_term(denoiser, denoiser.estimate(x_t, t, y, clip=clip), x_0, x_t, t)
 
 

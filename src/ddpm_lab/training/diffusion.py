@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning
@@ -19,8 +19,20 @@ from ddpm_lab.diffusion.timesteps import TimestepSampler
 from ddpm_lab.seeds import ImageNoise, mix
 from ddpm_lab.training.ema import EMA
 from ddpm_lab.training.means import Means
+from ddpm_lab.training.stopwatch import Stopwatch
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] in [-1, 1], labels [B]
+
+
+@contextmanager
+def evaluating(denoiser: Denoiser) -> Iterator[None]:
+    """Without dropout inside, and then as before."""
+    training = denoiser.network.training
+    denoiser.network.eval()
+    try:
+        yield
+    finally:
+        denoiser.network.train(training)
 
 
 class Diffusion(lightning.LightningModule):
@@ -58,7 +70,7 @@ class Diffusion(lightning.LightningModule):
         self.make_lr_scheduler = lr_scheduler
         self.conditional = conditional
         self.seed = seed
-        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             self.to(memory_format=torch.channels_last)
         if compile:
@@ -66,8 +78,10 @@ class Diffusion(lightning.LightningModule):
         self.train_means = Means()
         self.val_means = Means()
         self.grad_norm: Tensor | None = None
-        self._batch_starts: list[float] = []
+        self.stopwatch = Stopwatch(lambda: self.device)
+        self._images = 0  # trained on since the last log, by all ranks
         self._validated = 0
+        self._timed = False
 
     def averaged(self, i: int = 0) -> Denoiser:
         """The denoiser with the i-th average of the network in place of the live one; the live one if there is none."""
@@ -83,6 +97,15 @@ class Diffusion(lightning.LightningModule):
         self.timesteps.update(t, losses["loss"].detach())
         self.train_means.add(losses, quartile=4 * (t - 1) // self.denoiser.process.T)
         return (weight * losses["loss"]).mean()
+
+    def on_validation_start(self) -> None:
+        """Validation is no training time."""
+        self._timed = self.stopwatch.stop()
+
+    def on_validation_end(self) -> None:
+        """Back to training."""
+        if self._timed:
+            self.stopwatch.start()
 
     def on_validation_epoch_start(self) -> None:
         """Count the test images from the first again."""
@@ -119,12 +142,11 @@ class Diffusion(lightning.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm, and keep the norm for the log."""
+        """Clip by norm, 0 meaning not at all, and keep the norm for the log."""
         if gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
-        self.grad_norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), limit)
+        self.grad_norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), gradient_clip_val or float("inf"))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over the live network, and its schedule per step."""
@@ -136,28 +158,27 @@ class Diffusion(lightning.LightningModule):
             "lr_scheduler": {"scheduler": self.make_lr_scheduler(optimizer), "interval": "step"},
         }
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the clock of images/s."""
-        self._batch_starts.append(time.perf_counter())
-
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the means since the last time, every log_every_n_steps optimizer steps; only then wait for the device."""
+        self._images += len(batch[0]) * self.trainer.world_size
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         stepped = (self.batches_done + 1) % self.trainer.accumulate_grad_batches == 0
-        if not stepped or every == 0 or self.global_step % every:
-            return
-        metrics = {f"train/{name}": value for name, value in self.train_means.flush(self._sum_over_ranks).items()}
-        if self.grad_norm is not None:
-            metrics["train/grad_norm"] = float(self.grad_norm)
-        metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        # The median leaves out the pauses for validation, samples and checkpoints.
-        durations = sorted(b - a for a, b in zip(self._batch_starts, self._batch_starts[1:], strict=False))
-        if durations:
-            images = len(batch[0]) * self.trainer.world_size
-            metrics["train/images_per_second"] = images / durations[len(durations) // 2]
-        del self._batch_starts[:-1]
-        self._log(metrics)
-        self.log("loss", metrics["train/loss"], prog_bar=True, logger=False)
+        if stepped and every and self.global_step % every == 0:
+            metrics = {f"train/{name}": value for name, value in self.train_means.flush(self._sum_over_ranks).items()}
+            if self.grad_norm is not None:
+                metrics["train/grad_norm"] = float(self.grad_norm)
+            metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            # Since the last log, less the pauses for validation, samples and checkpoints.
+            seconds = self.stopwatch.lap()
+            if seconds:
+                metrics["train/images_per_second"] = self._images / seconds
+            self._images = 0
+            self._log(metrics)
+            self.log("loss", metrics["train/loss"], prog_bar=True, logger=False)
+        if self.stopwatch.since is None:
+            # A session's first batch compiles and fills caches; images/s is about those that follow.
+            self.stopwatch.start()
+            self._images = 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums that the next log will be made of. A collective."""
@@ -165,10 +186,11 @@ class Diffusion(lightning.LightningModule):
             checkpoint["train_means"] = self._sum_over_ranks(self.train_means.sums.clone()).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on summing where the checkpoint stopped; the sums of all ranks go to the first."""
-        sums = checkpoint.get("train_means")
-        if sums is not None and self.global_rank == 0:
-            self.train_means.sums = sums
+        """Go on summing where the checkpoint stopped: the sums of all ranks go to the first, and all have some to give."""
+        if "train_means" in checkpoint:
+            sums = checkpoint["train_means"]
+            mine = sums if self.global_rank == 0 else torch.zeros_like(sums)
+            self.train_means.restore(mine, self.trainer.strategy.root_device)
 
     @property
     def batches_done(self) -> int:

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The type that sums are kept in: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class Means:
     """Adds up per-sample losses, and "loss" by quartile of t as well; waits for the device only in `flush`."""
 
@@ -19,17 +24,22 @@ class Means:
     def add(self, losses: dict[str, Tensor], quartile: Tensor) -> None:
         """losses: name -> [B], "loss" among them; quartile: [B] integers 0..3."""
         self.names = [*losses, *(f"loss_q{i}" for i in range(4))]
-        loss = losses["loss"].double()
+        dtype = widest(losses["loss"].device)
+        loss = losses["loss"].to(dtype)
         of_all = torch.stack(
             [
-                torch.stack([value.double().sum() for value in losses.values()]),
+                torch.stack([value.sum(dtype=dtype) for value in losses.values()]),
                 loss.new_full((len(losses),), len(loss)),
             ],
             1,
         )
         by_quartile = loss.new_zeros(4, 2).index_add_(0, quartile, torch.stack([loss, torch.ones_like(loss)], 1))
         sums = torch.cat([of_all, by_quartile])
-        self.sums = sums if self.sums is None else self.sums.to(sums.device) + sums
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def restore(self, sums: Tensor, device: torch.device) -> None:
+        """Go on from `sums` of an earlier session, on the device where the losses will be."""
+        self.sums = sums.to(device, widest(device))
 
     def flush(self, over_ranks: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The means since the last flush, over all ranks; names that saw no sample are left out. A collective."""

@@ -1,0 +1,194 @@
+"""Generated images judged in one pass: every metric, and beside every number how it was made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm_lab import ranks
+from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.evaluation.collect import Clock, ImagesAt, collect
+from ddpm_lab.metrics.features import Extractor
+from ddpm_lab.metrics.scores import Metric, NotComputableError, Score
+from ddpm_lab.metrics.statistics import Statistics
+from ddpm_lab.pixels import to_uint8
+from ddpm_lab.samplers.generate import generate
+from ddpm_lab.samplers.sampler import Sampler
+
+LONG = 60.0  # seconds; what takes longer says so before it starts
+
+
+class Judged(NamedTuple):
+    """What a pass found.
+
+    n: images judged. scores: in the metrics' order. left_out: metric -> why. first: the first images, uint8, on rank zero.
+    seconds: of each part.
+    """
+
+    n: int
+    scores: list[Score]
+    left_out: dict[str, str]
+    first: Tensor
+    seconds: dict[str, float]
+
+
+def judge(
+    images_at: ImagesAt,
+    n: int,
+    extractor: Extractor,
+    reference: Statistics,
+    metrics: Mapping[str, Metric | None],
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> Judged:
+    """Score images 0..n-1 by every metric. A collective; all ranks return the same scores.
+
+    Raises ValueError if the extractor's features are not those of the reference.
+    """
+    collected = collect(images_at, n, batch_size, extractor, device, f"judging {n} images")
+    statistics = collected.accumulator.finish()
+    if len(statistics.pool.mean) != len(reference.pool.mean):
+        raise ValueError(
+            f"the reference statistics are of {len(reference.pool.mean)} features and {extractor.name} gives "
+            f"{len(statistics.pool.mean)}: take statistics of the same extractor"
+        )
+    start = time.perf_counter()
+    scores, left_out = [], {}
+    for name, metric in metrics.items():
+        try:
+            scores += metric(statistics, reference) if metric is not None else []
+        except NotComputableError as error:
+            left_out[name] = str(error)
+    seconds = {**collected.seconds, "metrics": time.perf_counter() - start}
+    # Every rank has computed the same; that it is the same to the last bit is made sure of.
+    return Judged(n, ranks.agreed(scores), left_out, collected.first, seconds)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The images of a seed: image k is the same one at any batch size and on any number of processes.
+
+    shape: (C, H, W). num_classes: of a conditional model, whose image k has label k modulo num_classes; None for others.
+    """
+
+    denoiser: Denoiser
+    sampler: Sampler
+    shape: Sequence[int]
+    seed: int
+    num_classes: int | None
+    device: torch.device
+
+    def __call__(self, indices: list[int]) -> Tensor:
+        """Draw images in bytes, [len(indices), C, H, W]."""
+        (images,) = generate(
+            self.denoiser,
+            self.sampler,
+            self.shape,
+            indices,
+            seed=self.seed,
+            batch_size=len(indices),
+            labels=self.labels(indices),
+            device=self.device,
+        )
+        return to_uint8(images)
+
+    def labels(self, indices: Sequence[int]) -> Tensor | None:
+        """The labels of these images, [len(indices)], or None."""
+        return None if self.num_classes is None else torch.tensor([k % self.num_classes for k in indices])
+
+    @property
+    def steps(self) -> int:
+        """Network calls per image."""
+        return len(self.sampler.timesteps(self.denoiser.process.T))
+
+    def protocol(self) -> dict[str, Any]:
+        """How the images come about."""
+        return {
+            "sampler": type(self.sampler).__name__,
+            "eta": None,
+            **vars(self.sampler),
+            "steps": self.steps,
+            "variance": type(self.denoiser.variance).__name__,
+            "seed": self.seed,
+            "labels": None if self.num_classes is None else f"image k has label k modulo {self.num_classes}",
+        }
+
+    def announce(self, n: int, batch_size: int, extractor: Extractor) -> None:
+        """Print how long judging n images will take, if long, from one warm network call and one of the extractor."""
+        indices = list(range(min(batch_size, n)))
+        x = torch.zeros(len(indices), *self.shape, device=self.device)
+        t = torch.full((len(x),), self.denoiser.process.T, device=self.device)
+        y = self.labels(indices)
+        y = y if y is None else y.to(self.device)
+        network = _warm_seconds(lambda: self.denoiser.estimate(x, t, y, clip=True), self.device)
+        features = _warm_seconds(lambda: extractor(to_uint8(x)), self.device)
+        rounds = -(-n // (len(x) * ranks.world_size()))
+        seconds = rounds * (self.steps * network + features)
+        if ranks.first() and seconds > LONG:
+            where = f"{ranks.world_size()} processes" if ranks.world_size() > 1 else "one process"
+            print(f"{n} images in {self.steps} steps each: about {seconds / 60:.0f} min on {where}", flush=True)
+
+
+def protocol_of_reference(extractor: Extractor, reference: Statistics, batch_size: int) -> dict[str, Any]:
+    """What the images are compared with, and through which eyes."""
+    about = reference.about
+    split = f"{about['split']} split of {about['data']}" if "split" in about else about.get("file", "unknown")
+    return {
+        "reference": split,
+        "reference_n": reference.n or None,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "resize": extractor.resize,
+        "batch_size": batch_size,
+    }
+
+
+def count_name(n: int) -> str:
+    """200 -> "200", 5000 -> "5k": the part of a metric's key that tells how many images it is of."""
+    return f"{n // 1000}k" if n % 1000 == 0 else str(n)
+
+
+def records(scores: Iterable[Score], protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """For metrics.json: each score under its name and n, its spread, and beside it its own whole protocol."""
+    found: dict[str, Any] = {}
+    for name, value, std, n, settings in scores:
+        key = name + count_name(n)
+        found[key] = value
+        if std is not None:
+            found[f"{key}_std"] = std
+        found[f"{key}_protocol"] = {"n": n, **protocol, **settings}
+    return found
+
+
+def table(found: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of a table of all numbers among `found` that have a protocol beside them."""
+    keys = [key for key in found if f"{key}_protocol" in found]
+    settings = list(dict.fromkeys(name for key in keys for name in found[f"{key}_protocol"]))
+    rows = []
+    for key in keys:
+        protocol = found[f"{key}_protocol"]
+        rows.append([key, found[key], found.get(f"{key}_std"), *(_cell(protocol.get(s)) for s in settings)])
+    return ["metric", "value", "std", *settings], rows
+
+
+def sentence(scores: Iterable[Score]) -> str:
+    """The scores in one line, for people."""
+    return ", ".join(f"{s.name}{count_name(s.n)} {s.value:.4g}" + (f" ± {s.std:.2g}" if s.std else "") for s in scores)
+
+
+def _cell(value: Any) -> Any:
+    return value if isinstance(value, (int, float, type(None))) else str(value)
+
+
+@torch.no_grad()
+def _warm_seconds(call: Callable[[], Any], device: torch.device) -> float:
+    call()
+    clock = Clock(device)
+    call()
+    return clock.lap()

@@ -1,0 +1,91 @@
+"""Metrics against the number of steps, one line for each sampler: what few steps cost (Song et al. 2021, table 1)."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# What may differ between two points of one line; any other difference of their protocols makes another line.
+ALONG = {"steps", "seed", "commit"}
+
+
+class Point(NamedTuple):
+    """One metric of one line at one number of steps; mean and spread over the jobs that differ in their seed."""
+
+    metric: str
+    line: str
+    steps: int
+    value: float
+    spread: float | None
+
+
+def points(jobs: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """The points that the metrics.json of jobs hold: every number with a protocol that tells steps."""
+    found = [
+        (name, job[name], job[f"{name}_protocol"])
+        for job in jobs
+        for name in job
+        if f"{name}_protocol" in job and "steps" in job[f"{name}_protocol"]
+    ]
+    protocols = [protocol for _, _, protocol in found]
+    apart = sorted(
+        {key for a in protocols for key in a if key not in ALONG and any(b.get(key) != a[key] for b in protocols)}
+        - {"n", "subsets", "subset_size", "splits", "neighbours", "reference_n"}  # of the metric, not of the job
+    )
+    groups: dict[tuple[str, str, int], list[float]] = {}
+    for name, value, protocol in found:
+        groups.setdefault((name, _line(protocol, apart), protocol["steps"]), []).append(value)
+    return [
+        Point(*key, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+        for key, values in sorted(groups.items())
+    ]
+
+
+def step_curves(jobs: Sequence[Mapping[str, Any]], folder: Path) -> bool:
+    """Write metrics_vs_steps.png and .csv to the folder; False, and nothing, where no two numbers of steps can be compared."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+    found = points(jobs)
+    steps = sorted({point.steps for point in found})
+    if len(steps) < 2:
+        return False
+    with (folder / "metrics_vs_steps.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([Point._fields, *found])
+    metrics = sorted({point.metric for point in found}, key=lambda name: (not name.startswith("fid"), name))
+    lines = list(dict.fromkeys(point.line for point in found))
+    columns = min(3, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.3 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, metric in zip(panels, metrics, strict=False):
+        for k, line in enumerate(lines):
+            chosen = [point for point in found if (point.metric, point.line) == (metric, line)]
+            x, y = [point.steps for point in chosen], [point.value for point in chosen]
+            axes.errorbar(
+                x, y, [point.spread or 0 for point in chosen], marker="o", capsize=3, label=line, color=f"C{k}"
+            )
+        axes.set_xscale("log")
+        axes.set_xticks(steps, [str(s) for s in steps])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(title=metric, xlabel="sampling steps")
+        axes.grid(alpha=0.3)
+        if metric.startswith(("fid", "sfid")) and all(point.value > 0 for point in found if point.metric == metric):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+    for axes in panels[len(metrics) :]:
+        axes.set_visible(False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lines))
+    figure.savefig(folder / "metrics_vs_steps.png", dpi=110)
+    return True
+
+
+def _line(protocol: Mapping[str, Any], apart: Sequence[str]) -> str:
+    """The sampler, and what else sets this job apart from others."""
+    others = [f"{key} = {protocol[key]}" for key in apart if key != "sampler" and protocol.get(key) is not None]
+    return ", ".join([protocol["sampler"], *others])

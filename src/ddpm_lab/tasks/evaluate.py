@@ -1,0 +1,138 @@
+"""Judge a run, or images that exist already: its bound, and every metric of generated images."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ddpm_lab import ranks, runs
+from ddpm_lab.data.images import read_images
+from ddpm_lab.evaluation.generation import Samples, judge, protocol_of_reference
+from ddpm_lab.evaluation.reference import check_fit, reference_statistics
+from ddpm_lab.evaluation.report import Report
+from ddpm_lab.metrics.features import Extractor
+from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
+from ddpm_lab.tasks.building import build_extractor, find_device, load_run, set_threads
+
+
+def evaluate(config: DictConfig) -> float:
+    """Write metrics.json and pictures; return the FID, or bits per dimension where no images are judged."""
+    if config.batch_size < 1 or (config.n is not None and config.n < 2):
+        raise ValueError(
+            f"batch_size must be positive and n at least 2, got batch_size={config.batch_size} n={config.n}"
+        )
+    runs.evaluation_folder(config.run, config.samples)  # says what is missing
+    set_threads(config.threads)
+    report = Report(Path(HydraConfig.get().runtime.output_dir))
+    device = find_device(config.accelerator)
+    with ranks.joined(device):
+        if config.run is None:
+            _evaluate_files(config, report, device)
+        else:
+            _evaluate_run(config, report, device)
+        dashboard = instantiate(config.dashboard)
+        if dashboard is not None and ranks.first():
+            options = OmegaConf.to_container(config, resolve=True)
+            group = None if config.run is None else runs.checked_run(config.run).name
+            dashboard(report.folder, options, group, report.numbers(), report.table(), report.pictures)
+    numbers = report.numbers()
+    return next((value for name, value in numbers.items() if name.startswith(("fid", "test/bits_per_dim"))), math.nan)
+
+
+def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> None:
+    """A run's bound, and its samples if n is given."""
+    run, denoiser, step = load_run(config.run, config.weights)
+    denoiser.to(device)
+    data, dataset = run.data, instantiate(run.data.dataset)
+    about: dict[str, Any] = {"weights": str(config.weights), "step": step, "commit": runs.commit()}
+    bound = instantiate(config.bound)
+    for split in config.splits if bound is not None else ():
+        found = bound(
+            denoiser,
+            dataset(split=split),
+            split=split,
+            name=data.name,
+            conditional=run.class_conditional,
+            seed=config.seed,
+            device=device,
+        )
+        report.add_bound(found, **about)
+    if config.n is not None:
+        shape = (data.channels, data.image_size, data.image_size)
+        num_classes = data.num_classes if run.class_conditional else None
+        samples = Samples(denoiser, instantiate(config.sampler), shape, config.seed, num_classes, device)
+        extractor, reference = _references(config, data, shape, device)
+        samples.announce(config.n, config.batch_size, extractor)
+        judged = judge(
+            samples, config.n, extractor, reference, _metrics(config), batch_size=config.batch_size, device=device
+        )
+        protocol = samples.protocol() | protocol_of_reference(extractor, reference, config.batch_size) | about
+        caption = f"{protocol['sampler']}, {samples.steps} steps, seed {config.seed}, step {step}"
+        report.add_scores(judged, protocol, caption)
+        if config.pictures and ranks.first():
+            report.draw_samples(samples, judged, dataset(split="train"), dataset(split="test"))
+
+
+def _evaluate_files(config: DictConfig, report: Report, device: torch.device) -> None:
+    """Images in files, beside those of a data set or of other files."""
+    if config.data is None and config.reference is None:
+        raise ValueError(
+            "samples=… are compared with a data set or a file: add data=… (such as data=cifar10) or reference=….npz"
+        )
+    images = read_images(config.samples)
+    n = config.n or len(images)
+    if n > len(images):
+        raise ValueError(f"n={n} images were asked for and samples={config.samples} holds {len(images)}")
+    shape = tuple(images.__getitems__([0])[0].shape[1:])
+    extractor, reference = _references(config, config.data, shape, device)
+    judged = judge(
+        lambda indices: images.__getitems__(indices)[0],
+        n,
+        extractor,
+        reference,
+        _metrics(config),
+        batch_size=config.batch_size,
+        device=device,
+    )
+    protocol = {"samples": Path(config.samples).name, "of": len(images), "commit": runs.commit()}
+    report.add_scores(
+        judged, protocol | protocol_of_reference(extractor, reference, config.batch_size), f"{n} of {config.samples}"
+    )
+
+
+def _references(
+    config: DictConfig, data: DictConfig | None, shape: tuple[int, ...], device: torch.device
+) -> tuple[Extractor, Statistics]:
+    """The extractor, and the statistics that images of this shape are compared with."""
+    extractor = build_extractor(config, data, device)
+    if config.reference is not None and holds_moments(Path(config.reference)):
+        statistics = load_statistics(Path(config.reference))
+    else:
+        if config.reference is not None:
+            source, split, images = Path(config.reference).name, "whole", read_images(config.reference)
+        else:
+            assert data is not None
+            split = config.reference_split
+            source, images = data.name, instantiate(data.dataset)(split=split)
+        statistics, _ = reference_statistics(
+            images,
+            extractor,
+            data=source,
+            split=split,
+            n=config.reference_n,
+            batch_size=config.batch_size,
+            cache=Path(config.cache),
+            device=device,
+        )
+    check_fit(statistics, extractor, shape, config.reference or "the reference")
+    return extractor, statistics
+
+
+def _metrics(config: DictConfig) -> dict[str, Any]:
+    return {name: instantiate(node) for name, node in config.metrics.items()}

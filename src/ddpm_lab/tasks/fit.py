@@ -1,0 +1,190 @@
+"""Train a model; leave a run folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ddpm_lab import runs
+from ddpm_lab.tasks.building import build_module, check_combination, set_threads
+
+
+def fit(config: DictConfig) -> float:
+    """Train; leave a run folder; return the test split's bits per dimension (or nan if not evaluated).
+
+    Raises FileExistsError for a folder that holds a run, unless it is to be resumed.
+    """
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    set_threads(config.threads)
+    from ddpm_lab.training.say import say
+
+    _hush()
+    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
+    if str(config.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
+        raise ValueError(
+            f"trainer.precision={config.trainer.precision}: images and weights are float32 here; take 32-true, 16-mixed or "
+            "bf16-mixed"
+        )
+    check_combination(config)
+    checkpoint = _checkpoint_to_resume(config.resume, folder)
+    data = instantiate(config.data)
+    _count_epochs(config, len(data.images("train")))
+    if str(config.trainer.precision) in ("16-mixed", "16") and "fused" in config.optimizer:
+        # torch's fused optimizers unscale gradients themselves, after the clipping that needs them unscaled.
+        config.optimizer.fused = False
+    module = build_module(config)
+    step, seconds = 0, 0.0
+    if checkpoint:
+        step = _check_checkpoint(checkpoint, module)
+        metrics = runs.read_metrics(folder)
+        seconds = metrics.get("train/seconds", 0.0)
+        if metrics.get("complete") == {"step": step} and 0 <= config.trainer.max_steps <= step:
+            say(f"{folder} is complete, with {step} steps; a greater trainer.max_steps would train on")
+            return metrics.get("test/bits_per_dim", math.nan)
+    provenance = {"id": None}
+    if _is_first_process():
+        OmegaConf.save(config, folder / "config.yaml", resolve=True)
+        provenance = runs.record_provenance(folder, list(hydra_config.overrides.task))
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
+    loggers = _loggers(config, folder, step, provenance["id"], sweep)
+    trainer = instantiate(
+        config.trainer,
+        callbacks=_callbacks(config),
+        logger=loggers,
+    )
+    plain = OmegaConf.to_container(config, resolve=True)
+    for logger in loggers:
+        logger.log_hyperparams({**plain, "provenance": provenance})  # type: ignore[dict-item]
+    parameters = sum(p.numel() for p in module.denoiser.network.parameters())
+    say(
+        f"{parameters / 1e6:.2f}M parameters, {len(data.images('train'))} images of {data.name}, global batch "
+        f"{data.batch_size * config.trainer.accumulate_grad_batches}, {config.trainer.max_steps} steps"
+        + (f", resumed at step {step}" if checkpoint else "")
+        + f" -> {folder}"
+    )
+    start = time.perf_counter()
+    status = "failed"
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        status = "success"
+    finally:
+        for logger in loggers:
+            logger.finalize(status)
+        _finish_wandb(status)
+        if trainer.is_global_zero and trainer.global_step:
+            runs.add_metrics(folder, {"train/seconds": round(seconds + time.perf_counter() - start, 1)})
+    if trainer.is_global_zero:
+        runs.add_metrics(folder, {"step": trainer.global_step, "complete": {"step": trainer.global_step}})
+    say(f"done in {time.perf_counter() - start:.0f} s: {folder}/samples.png")
+    return runs.read_metrics(folder).get("test/bits_per_dim", math.nan)
+
+
+def _hush() -> None:
+    """Keep Lightning's advertisements and known false alarms from the screen; warnings that matter still show."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "Found .* module.* in eval mode", module="lightning")  # the averages are
+    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", module="lightning")
+    warnings.filterwarnings("ignore", "torch.distributed.nn.functional.all_gather is deprecated", module="lightning")
+    warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers", module="lightning")
+
+
+def _callbacks(config: DictConfig) -> list[Any]:
+    """One by one: instantiating a dict of them would turn what they hold into config nodes."""
+    from lightning.pytorch.callbacks import ProgressBar
+
+    built = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
+    wanted = config.trainer.enable_progress_bar
+    return [callback for callback in built if wanted or not isinstance(callback, ProgressBar)]
+
+
+def _loggers(config: DictConfig, folder: Path, step: int, run_id: str | None, sweep: str | None) -> list[Any]:
+    from ddpm_lab.callbacks.scalars import Scalars
+
+    loggers: list[Any] = [Scalars(str(folder), step)]
+    for name, node in config.logger.items():
+        extra = {"id": run_id, "group": node.group or sweep} if name == "wandb" else {}
+        loggers.append(instantiate(node, **extra))
+    return loggers
+
+
+def _finish_wandb(status: str) -> None:
+    if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+        sys.modules["wandb"].finish(exit_code=0 if status == "success" else 1)
+
+
+def _is_first_process() -> bool:
+    """Whether this process writes what one of all nodes' may write; the Trainer knows too, but is built later."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    node = os.environ.get("NODE_RANK", "0")
+    return node == "0" and rank_zero_only.rank == 0  # type: ignore[attr-defined]
+
+
+def _checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:
+    if resume is None:
+        if runs.latest_checkpoint(folder) is not None:
+            raise FileExistsError(
+                f"{folder} holds a run already; add resume=auto to continue it, or give another hydra.run.dir"
+            )
+        return None
+    if resume == "auto":
+        return runs.latest_checkpoint(folder)
+    path = Path(resume)
+    if not path.is_file():
+        raise FileNotFoundError(f"resume={resume} is neither auto nor a checkpoint file; omit it to start anew")
+    return path
+
+
+def _check_checkpoint(path: Path, module: Any) -> int:
+    """The checkpoint's step; tell which options of the optimizer it overrules.
+
+    Raises ValueError if it is of another model, in one sentence.
+    """
+    from ddpm_lab.training.say import say
+
+    loaded = runs.load_checkpoint(path)
+    runs.check_same(path, loaded["state_dict"], module.state_dict())
+    old = _hyperparameters(loaded["optimizer_states"][0]["param_groups"][0])
+    new = _hyperparameters(module.make_optimizer(module.denoiser.parameters()).param_groups[0])
+    changed = [name for name in new if name in old and old[name] != new[name]]
+    if changed:
+        kept = ", ".join(f"optimizer.{name}={old[name]}" for name in changed)
+        asked = ", ".join(f"{name}={new[name]}" for name in changed)
+        say(f"warning: resuming keeps the checkpoint's {kept} and not {asked}; start a new run to train with that")
+    return loaded["global_step"]
+
+
+def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of an optimizer's group; a schedule moves lr and keeps what it was under initial_lr."""
+    numbers = {**group, "lr": group.get("initial_lr", group["lr"])}
+    leave_out = ("params", "initial_lr", "fused", "foreach", "capturable", "differentiable")  # the same numbers, faster
+    return {
+        k: v if isinstance(v, (int, float, type(None))) else list(v) for k, v in numbers.items() if k not in leave_out
+    }
+
+
+def _count_epochs(config: DictConfig, images: int) -> None:
+    """The stream has no end, so max_epochs=E is told to the Trainer as the steps of E passes over the data."""
+    epochs = config.trainer.max_epochs
+    with open_dict(config):
+        steps = config.trainer.max_steps
+        config.trainer.max_steps = -1 if steps is None else steps
+        if epochs is not None and epochs >= 0:
+            batch = config.data.batch_size * config.trainer.accumulate_grad_batches
+            passes = math.ceil(epochs * images / batch)
+            config.trainer.max_steps = passes if steps in (None, -1) else min(passes, steps)
+        config.trainer.max_epochs = -1

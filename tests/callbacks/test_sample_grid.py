@@ -1,0 +1,46 @@
+"""The grids of samples, drawn by a real Trainer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_lab.callbacks import sample_grid
+from ddpm_lab.callbacks.sample_grid import SampleGrid
+from ddpm_lab.samplers.ddim import DDIM
+from tests.callbacks.toy import data, known_false_alarms, module, trainer
+
+pytestmark = known_false_alarms
+
+
+@pytest.mark.parametrize(("n", "every"), [(0, 5), (-1, 0), (4, -1)])
+def test_numbers_that_make_no_sense_are_refused(n: int, every: int) -> None:
+    with pytest.raises(ValueError, match=f"n={n} and every={every}"):
+        SampleGrid("", DDIM(2), n, every)
+
+
+def test_without_an_average_the_raw_weights_are_drawn_without_dropout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    draw = sample_grid.panels
+
+    def panels(parts: list[tuple[str, torch.Tensor]], path: Path) -> None:
+        titles.extend(title for title, _ in parts)
+        draw(parts, path)
+
+    monkeypatch.setattr(sample_grid, "panels", panels)
+    model = module(dropout=0.5, ema_rates=[])
+    run = trainer(tmp_path, SampleGrid(str(tmp_path), DDIM(3), 4, 2), max_steps=4, limit_val_batches=0)
+    run.fit(model, datamodule=data())
+    assert titles == ["step 2: raw weights", "generated, step 4", "real digits, test split"]
+    found = np.load(tmp_path / "samples.npz")["arr_0"]
+    assert model.denoiser.network.training  # as it was
+
+    # The same weights, in evaluation mode, draw the same images again; with dropout they do not.
+    grid = SampleGrid(str(tmp_path), DDIM(3), 4, 0)
+    torch.manual_seed(1)
+    again = grid._draw(model, model.averaged())
+    bytes_again = ((again + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    assert np.array_equal(found, bytes_again)

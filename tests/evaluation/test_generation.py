@@ -1,0 +1,181 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from ddpm_lab.data.digits import digits
+from ddpm_lab.evaluation.collect import collect
+from ddpm_lab.evaluation.generation import Samples, count_name, judge, protocol_of_reference, records, table
+from ddpm_lab.evaluation.reference import check_fit, reference_statistics
+from ddpm_lab.metrics.scores import FID, KID, InceptionScore, PrecisionRecall, Score, SpatialFID
+from ddpm_lab.samplers.ancestral import Ancestral
+from ddpm_lab.samplers.ddim import DDIM
+from tests.evaluation.toy import ToyExtractor, toy_denoiser
+
+CPU = torch.device("cpu")
+METRICS = {
+    "fid": FID(),
+    "sfid": SpatialFID(),
+    "is": InceptionScore(),
+    "kid": KID(5),
+    "pr": PrecisionRecall(),
+    "off": None,
+}
+N = 43  # divisible by nothing
+
+
+def judged(
+    folder: Path, batch_size: int = 6, sampler: DDIM | Ancestral | None = None
+) -> tuple[list[Score], torch.Tensor]:
+    """Scores of N samples, and the samples as this rank has seen them."""
+    torch.set_num_threads(1)
+    extractor = ToyExtractor()
+    reference, _ = reference_statistics(
+        digits(split="train"), extractor, data="digits", split="train", n=101, batch_size=16, cache=folder, device=CPU
+    )
+    images_at = Samples(toy_denoiser(), sampler or Ancestral(4), (1, 8, 8), 5, None, CPU)
+    seen = torch.zeros(N, 1, 8, 8, dtype=torch.uint8)
+
+    def watched(indices: list[int]) -> torch.Tensor:
+        seen[indices] = images_at(indices)
+        return seen[indices]
+
+    found = judge(watched, N, extractor, reference, METRICS, batch_size=batch_size, device=CPU)
+    return found.scores, seen
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    scores, images = judged(Path(folder) / "cache")
+    torch.save(([tuple(score) for score in scores], images), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_numbers_of_one_to_the_last_bit(tmp_path: Path) -> None:
+    mp.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    scores, images = judged(tmp_path / "other_cache")
+    (made,) = (tmp_path / "cache" / "statistics").glob("*.npz")
+    (alone,) = (tmp_path / "other_cache" / "statistics").glob("*.npz")
+    assert made.name == alone.name
+    assert made.read_bytes() == alone.read_bytes()
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    drawn = [seen.flatten(1).any(1).bool() for _, seen in found]
+    assert all(0 < d.sum() < N for d in drawn)  # the work was shared
+    for (theirs, seen), d in zip(found, drawn, strict=True):
+        assert torch.equal(seen[d], images[d])
+        assert theirs == [tuple(score) for score in scores]
+    assert (drawn[0] | drawn[1]).all()
+
+
+def test_another_batch_size_judges_the_same_images(tmp_path: Path) -> None:
+    one, images = judged(tmp_path, 6)
+    other, again = judged(tmp_path, 43)
+    assert (images.int() - again.int()).abs().max() <= 1
+    for a, b in zip(one, other, strict=True):
+        assert a.value == pytest.approx(b.value, rel=1e-2, abs=1e-3)
+
+
+def test_exactly_n_images_each_once() -> None:
+    asked: list[int] = []
+
+    def images_at(indices: list[int]) -> torch.Tensor:
+        asked.extend(indices)
+        return torch.randint(256, (len(indices), 1, 8, 8), dtype=torch.uint8)
+
+    found = collect(images_at, 23, 5, ToyExtractor(), CPU, "counting")
+    assert asked == list(range(23))
+    assert found.accumulator.finish().n == 23
+    assert found.first.shape == (5, 1, 8, 8)
+    assert set(found.seconds) == {"images", "features", "statistics"}
+
+
+def test_conditional_samples_take_every_class_in_turn() -> None:
+    denoiser = toy_denoiser(num_classes=3)
+    every = Samples(denoiser, DDIM(2), (1, 8, 8), 0, 3, CPU)
+    alone = torch.cat([every([k]) for k in range(4)])
+    assert (every([0, 1, 2, 3]).int() - alone.int()).abs().max() <= 1
+    assert len({bytes(x.numpy()) for x in every([0, 1, 2, 3])}) == 4
+
+
+def test_beside_every_number_stands_its_protocol(tmp_path: Path) -> None:
+    denoiser, sampler = toy_denoiser(), DDIM(4, eta=0.5)
+    scores, _ = judged(tmp_path, sampler=sampler)
+    extractor = ToyExtractor()
+    reference, _ = reference_statistics(
+        digits(split="train"), extractor, data="digits", split="train", n=101, batch_size=16, cache=tmp_path, device=CPU
+    )
+    protocol = Samples(denoiser, sampler, (1, 8, 8), 5, None, CPU).protocol()
+    found = records(scores, protocol | protocol_of_reference(extractor, reference, 6))
+    assert {"fid43", "sfid43", "is43", "is43_std", "kid43", "kid43_std", "precision43", "recall43"} <= found.keys()
+    json.dumps(found)
+    for name in ("fid43", "kid43", "recall43"):
+        beside = found[f"{name}_protocol"]
+        assert beside["n"] == 43
+        assert (beside["sampler"], beside["steps"], beside["eta"], beside["spacing"]) == ("DDIM", 4, 0.5, "uniform")
+        assert (beside["seed"], beside["clip"], beside["variance"]) == (5, True, "FixedLarge")
+        assert (beside["reference"], beside["reference_n"]) == ("train split of digits", 101)
+        assert beside["extractor_sha256"] == extractor.sha256
+    assert found["kid43_protocol"]["subset_size"] == 43
+    columns, rows = table(found)
+    assert columns[:3] == ["metric", "value", "std"]
+    assert [row[0] for row in rows] == [s.name + "43" for s in scores]
+    assert all(len(row) == len(columns) for row in rows)
+    assert Samples(denoiser, Ancestral(), (1, 8, 8), 0, 10, CPU).steps == 40
+
+
+def test_keys_carry_n() -> None:
+    assert [count_name(n) for n in (200, 5000, 50_000, 49_984)] == ["200", "5k", "50k", "49984"]
+
+
+def test_reference_is_kept_and_made_anew_for_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = digits(split="train")
+
+    def reference(images=train, extractor=None, n=None, split="train"):
+        return reference_statistics(
+            images,
+            extractor or ToyExtractor(),
+            data="digits",
+            split=split,
+            n=n,
+            batch_size=64,
+            cache=tmp_path,
+            device=CPU,
+        )
+
+    statistics, path = reference()
+    written = path.stat().st_mtime_ns
+    again, same = reference()
+    assert (same, path.stat().st_mtime_ns) == (path, written)
+    assert torch.equal(statistics.pool.covariance, again.pool.covariance)
+    other = ToyExtractor(seed=1)
+    other.sha256 = "fedcba"
+    names = {path.name}
+    for changed in (reference(extractor=other), reference(n=100), reference(images=digits(split="test"), split="test")):
+        assert changed[1].name not in names
+        names.add(changed[1].name)
+    path.write_bytes(path.read_bytes()[:1000])
+    repaired, _ = reference()
+    assert "made anew" in capsys.readouterr().out
+    assert torch.equal(statistics.pool.covariance, repaired.pool.covariance)
+
+
+def test_statistics_of_other_images_or_eyes_are_refused(tmp_path: Path) -> None:
+    extractor = ToyExtractor()
+    reference, _ = reference_statistics(
+        digits(split="train"), extractor, data="digits", split="train", n=50, batch_size=64, cache=tmp_path, device=CPU
+    )
+    check_fit(reference, extractor, (1, 8, 8), "digits")
+    with pytest.raises(ValueError, match="is of images 8x8 grey and the generated ones are 32x32 RGB"):
+        check_fit(reference, extractor, (3, 32, 32), "digits")
+    other = ToyExtractor()
+    other.sha256 = "fedcba"
+    with pytest.raises(ValueError, match="made with the extractor toy 01234567, not toy fedcba"):
+        check_fit(reference, other, (1, 8, 8), "digits")
+    short = reference._replace(pool=type(reference.pool)(reference.pool.mean[:4], reference.pool.covariance[:4, :4]))
+    with pytest.raises(ValueError, match="4 features and toy gives 16"):
+        judge(
+            lambda i: torch.zeros(len(i), 1, 8, 8, dtype=torch.uint8), 4, extractor, short, {}, batch_size=4, device=CPU
+        )

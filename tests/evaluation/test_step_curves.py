@@ -1,0 +1,51 @@
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ddpm_lab.evaluation.step_curves import points, step_curves
+
+
+def job(sampler: str, steps: int, fid: float, seed: int = 0, eta: float | None = None, **others: Any) -> dict[str, Any]:
+    beside = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed, "n": 1000, "commit": "abc", **others}
+    kid = {"kid1k": fid / 100, "kid1k_std": 0.1, "kid1k_protocol": {**beside, "subset_size": 1000}}
+    return {"fid1k": fid, "fid1k_protocol": beside, **kid, "seconds_of_1000_images": {"images": 3.0}}
+
+
+JOBS = [job("DDIM", s, 100 / s, eta=0.0) for s in (10, 20, 50)] + [job("Ancestral", s, 300 / s) for s in (10, 20, 50)]
+
+
+def test_one_line_for_each_sampler() -> None:
+    found = points(JOBS)
+    assert {p.line for p in found} == {"DDIM, eta = 0.0", "Ancestral"}
+    assert [(p.steps, p.value) for p in found if (p.metric, p.line) == ("fid1k", "Ancestral")] == [
+        (10, 30.0),
+        (20, 15.0),
+        (50, 6.0),
+    ]
+
+
+def test_seeds_become_mean_and_spread_and_other_settings_other_lines() -> None:
+    found = points([job("DDIM", 10, 1.0, seed=0), job("DDIM", 10, 3.0, seed=1)])
+    (fid,) = [p for p in found if p.metric == "fid1k"]
+    assert (fid.value, fid.spread) == (2.0, pytest.approx(2**0.5))
+    found = points([job("DDIM", 10, 1.0, spacing="uniform"), job("DDIM", 10, 3.0, spacing="quadratic")])
+    assert {p.line for p in found} == {"DDIM, spacing = uniform", "DDIM, spacing = quadratic"}
+
+
+def test_the_picture_and_its_numbers(tmp_path: Path) -> None:
+    assert step_curves([*JOBS, {"test/bits_per_dim": 4.0}], tmp_path)
+    with Image.open(tmp_path / "metrics_vs_steps.png") as picture:
+        assert picture.width > 500
+    with (tmp_path / "metrics_vs_steps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    assert {row["metric"] for row in rows} == {"fid1k", "kid1k"}
+
+
+def test_nothing_is_drawn_where_nothing_can_be_compared(tmp_path: Path) -> None:
+    assert not step_curves([job("DDIM", 10, 1.0), job("Ancestral", 10, 2.0)], tmp_path)
+    assert not step_curves([{"test/bits_per_dim": 4.0}], tmp_path)
+    assert list(tmp_path.iterdir()) == []

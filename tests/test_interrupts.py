@@ -1,0 +1,204 @@
+"""What stops a run, in real processes: signals to one process and to two, kill -9 at the end; what refuses to start."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddpm_lab.runs import latest_checkpoint
+from tests.test_doors import QUICK, ROOT, checkpoint, command, environment, run
+
+LONG = [*QUICK, "logger=csv", "trainer.max_steps=100000", "checkpoint.every=5"]
+DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+
+
+class Run:
+    """train.py in a process group of its own."""
+
+    def __init__(self, folder: Path, *options: str, **variables: str) -> None:
+        self.folder = folder
+        self.printed = folder.with_suffix(".txt")
+        with self.printed.open("w") as file:
+            self.process = subprocess.Popen(
+                command("train", *options, f"hydra.run.dir={folder}"),
+                cwd=ROOT,
+                env=environment() | variables,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert self.process.poll() is None, self.printed.read_text()[-2000:]
+            assert time.monotonic() < deadline, self.printed.read_text()[-2000:]
+            time.sleep(0.02)
+
+    def until_saved(self) -> None:
+        self.until((self.folder / "checkpoints" / "last.ckpt").exists)
+
+    def until_it_says(self, words: str) -> None:
+        self.until(lambda: words in self.printed.read_text())
+
+    def until_all_left(self) -> None:
+        deadline = time.monotonic() + 30
+        try:
+            while time.monotonic() < deadline:
+                os.killpg(self.process.pid, 0)
+                time.sleep(0.1)
+        except ProcessLookupError:
+            return
+        os.killpg(self.process.pid, signal.SIGKILL)
+        pytest.fail("a process was left behind")
+
+    def kill(self, number: int, group: bool = False) -> None:
+        (os.killpg if group else os.kill)(self.process.pid, number)
+
+    def output(self, *, fails: bool = True) -> str:
+        try:
+            code = self.process.wait(timeout=100)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise
+        printed = self.printed.read_text()
+        assert (code != 0) == fails, printed[-2000:]
+        return printed
+
+
+def batches(folder: Path) -> int:
+    return checkpoint(folder)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"]
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    run("train", *QUICK, "trainer.max_steps=6", "logger=csv", f"hydra.run.dir={folder}")
+    return folder
+
+
+@pytest.mark.parametrize(("number", "accumulate"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path, number: signal.Signals, accumulate: int) -> None:
+    options = [*LONG, f"trainer.accumulate_grad_batches={accumulate}"]
+    process = Run(tmp_path / "run", *options)
+    process.until_saved()
+    process.kill(number)
+    output = process.output()
+    assert "nothing is lost" in output
+    step = checkpoint(process.folder)["global_step"]
+    assert f"stopped by {number.name} after step {step}" in output
+    assert batches(process.folder) == step * accumulate
+    before = metrics(process.folder)["train/seconds"]
+    output = run("train", *options, "resume=auto", f"trainer.max_steps={step + 2}", f"hydra.run.dir={process.folder}")
+    assert f"resumed at step {step}" in output
+    assert checkpoint(process.folder)["global_step"] == step + 2
+    assert batches(process.folder) == (step + 2) * accumulate
+    assert metrics(process.folder)["train/seconds"] > before > 0
+
+
+@pytest.mark.parametrize(("number", "group", "accumulate"), [(signal.SIGTERM, True, 2), (signal.SIGINT, False, 1)])
+def test_two_ranks_leave_together(tmp_path: Path, number: signal.Signals, group: bool, accumulate: int) -> None:
+    options = [*LONG, *DDP, f"trainer.accumulate_grad_batches={accumulate}"]
+    process = Run(tmp_path / "run", *options)
+    process.until_saved()
+    process.kill(number, group)
+    output = process.output()
+    step = checkpoint(process.folder)["global_step"]
+    assert f"stopped by {number.name} after step {step}; nothing is lost" in output
+    assert batches(process.folder) == step * accumulate
+    process.until_all_left()
+    # Into another folder, so that the first save comes before any rank has a loss to sum.
+    other = tmp_path / "other"
+    resume = [f"resume={process.folder}/checkpoints/last.ckpt", "checkpoint.every=1", f"trainer.max_steps={step + 2}"]
+    run("train", *options, *resume, f"hydra.run.dir={other}")
+    assert checkpoint(other)["global_step"] == step + 2
+    assert batches(other) == (step + 2) * accumulate
+
+
+def test_a_run_is_not_overwritten(trained: Path) -> None:
+    files = [trained / "checkpoints" / "last.ckpt", trained / "config.yaml", trained / "scalars.csv"]
+    before = [file.read_bytes() for file in files]
+    output = run("train", *QUICK, "logger=csv", f"hydra.run.dir={trained}", expect=1)
+    assert f"{trained} holds a run already; add resume=auto to continue it, or give another hydra.run.dir" in output
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_the_end_phase_is_made_up_for(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = [*QUICK, "logger=csv", "trainer.max_steps=2"]
+    slow = [*options, "callbacks.sample_grid.n=20000"]
+    for number, attempt in ((signal.SIGTERM, []), (signal.SIGINT, ["resume=auto"]), (signal.SIGKILL, ["resume=auto"])):
+        process = Run(folder, *slow, *attempt)
+        process.until_it_says("drawing")
+        assert checkpoint(folder)["global_step"] == 2
+        process.kill(number)
+        output = process.output()
+        assert ("make up for what is missing" in output) == (number != signal.SIGKILL)
+        assert not (folder / "samples.npz").exists()
+    run("train", *options, "resume=auto", f"hydra.run.dir={folder}")
+    assert np.load(folder / "samples.npz")["arr_0"].shape == (6, 8, 8, 1)
+    assert metrics(folder)["test/bits_per_dim"] > 0
+    assert metrics(folder)["step"] == 2
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if ".hydra" not in path.parts}
+    assert "is complete, with 2 steps" in run("train", *options, "resume=auto", f"hydra.run.dir={folder}")
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_a_changed_optimizer_is_told_of(trained: Path, tmp_path: Path) -> None:
+    last = trained / "checkpoints" / "last.ckpt"
+    options = [*QUICK, "logger=csv", "trainer.max_steps=7", f"resume={last}"]
+    other = run("train", *options, "optimizer.lr=0.01", "optimizer.betas=[0.9,0.99]", f"hydra.run.dir={tmp_path}/a")
+    assert "keeps the checkpoint's optimizer.lr=0.002, optimizer.betas=[0.9, 0.999] and not lr=0.01" in other
+    assert checkpoint(tmp_path / "a")["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.002
+    assert "warning" not in run("train", *options, f"hydra.run.dir={tmp_path}/b")
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])
+def test_a_precision_of_the_weights_is_refused(tmp_path: Path, precision: str) -> None:
+    output = run("train", *QUICK, f"trainer.precision={precision}", f"hydra.run.dir={tmp_path}/run", expect=1)
+    assert output.strip().splitlines()[-1].startswith(f"error: trainer.precision={precision}")
+
+
+def test_half_precision_is_clipped_by_value(tmp_path: Path) -> None:
+    clip = ["trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_val=0.5", "trainer.max_steps=2"]
+    run("train", *QUICK, *clip, "trainer.precision=16", "logger=csv", f"hydra.run.dir={tmp_path}/run")
+
+
+def test_a_checkpoint_names_its_run(trained: Path) -> None:
+    run("sample", f"run={trained}/checkpoints/best.ckpt", "n=3", "sampler.steps=4")
+    assert np.load(trained / "samples.npz")["arr_0"].shape == (3, 8, 8, 1)
+
+
+def test_of_two_nodes_one_process_writes(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = [*QUICK, "logger=csv", "trainer.max_steps=2", *DDP, "trainer.devices=1", "trainer.num_nodes=2"]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    nodes = [Run(tmp_path / f"node{i}", *options, NODE_RANK=str(i), **shared) for i in range(2)]
+    for node in nodes:
+        node.output(fails=False)
+    written = [{path.name for path in node.folder.iterdir()} for node in nodes]
+    assert {"config.yaml", "provenance.json", "metrics.json", "checkpoints", "scalars.csv"} <= written[0]
+    assert written[1] <= {".hydra"}
+
+
+def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt.partial").touch()
+    assert latest_checkpoint(tmp_path) is None
+    for i, name in enumerate(("last-v1.ckpt", "last.ckpt", "best.ckpt", "last.ckpt.partial")):
+        (tmp_path / "checkpoints" / name).touch()
+        os.utime(tmp_path / "checkpoints" / name, (i, i))
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "last.ckpt"

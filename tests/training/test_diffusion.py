@@ -1,0 +1,131 @@
+"""The LightningModule in real Trainers: clipping, formats, dropout, the clock."""
+
+import time
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ddpm_lab.training.diffusion import evaluating
+from ddpm_lab.training.means import Means, widest
+from ddpm_lab.training.stopwatch import Stopwatch
+from tests.callbacks.toy import known_false_alarms, module, stream, trainer
+
+pytestmark = known_false_alarms
+
+
+def weights_after(folder: Path, **options: object) -> Tensor:
+    model = module()
+    trainer(folder, limit_val_batches=0, max_steps=2, **options).fit(model, stream())
+    return torch.nn.utils.parameters_to_vector(model.denoiser.parameters()).detach()
+
+
+def test_a_limit_of_zero_clips_nothing(tmp_path: Path) -> None:
+    free = weights_after(tmp_path)
+    assert torch.equal(weights_after(tmp_path, gradient_clip_val=0), free)
+    assert torch.equal(weights_after(tmp_path, gradient_clip_val=None), free)
+    assert not torch.equal(weights_after(tmp_path, gradient_clip_val=1e-3), free)
+    assert not torch.equal(weights_after(tmp_path, gradient_clip_val=1e-3, gradient_clip_algorithm="value"), free)
+    assert torch.equal(weights_after(tmp_path, gradient_clip_val=0, gradient_clip_algorithm="value"), free)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_any_memory_format_comes_in(channels_last: bool) -> None:
+    model = module(channels_last=channels_last)
+    x = torch.randn(8, 8, 3, 4).permute(3, 2, 0, 1)[:, :1, ::2]
+    y = torch.zeros(4)
+    assert not x.is_contiguous()
+    inputs, _ = model._inputs((x, y))
+    assert torch.equal(inputs, x)
+    assert inputs.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def test_evaluating_is_without_dropout_and_goes_back() -> None:
+    denoiser = module(dropout=0.5, ema_rates=[]).averaged()
+    x, t = torch.randn(4, 1, 8, 8), torch.ones(4, dtype=torch.long)
+
+    def differs() -> bool:
+        return not torch.equal(denoiser.network(x, t, None), denoiser.network(x, t, None))
+
+    assert differs()
+    with evaluating(denoiser):
+        assert not differs()
+    assert differs()
+    with pytest.raises(ZeroDivisionError), evaluating(denoiser):
+        1 / 0  # noqa: B018
+    assert differs()
+
+
+class Slow(lightning.Callback):
+    """Every batch takes 20 ms, and one in the middle is followed by a pause of a second."""
+
+    def on_before_zero_grad(self, *_: object) -> None:
+        time.sleep(0.02)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object) -> None:
+        if trainer.global_step == 3:
+            with pl_module.stopwatch.paused():
+                time.sleep(1)
+
+    def on_validation_epoch_start(self, *_: object) -> None:
+        time.sleep(1)
+
+
+def test_images_per_second_leave_out_the_pauses(tmp_path: Path) -> None:
+    model = module()
+    logged: list[dict[str, float]] = []
+    model._log = logged.append
+    run = trainer(tmp_path, Slow(), max_steps=8, log_every_n_steps=4, val_check_interval=5, limit_val_batches=1)
+    start = time.perf_counter()
+    run.fit(model, stream(), stream())
+    whole = time.perf_counter() - start
+    speeds = [metrics["train/images_per_second"] for metrics in logged if "train/loss" in metrics]
+    # 4 images in each of 3 batches (the first is not counted), then of 4 batches; each of 20 ms and more.
+    seconds = [images / speed for images, speed in zip((12, 16), speeds, strict=True)]
+    assert seconds[0] >= 3 * 0.02
+    assert seconds[1] >= 4 * 0.02
+    assert sum(seconds) < whole - 2  # the two pauses
+
+
+def test_the_stopwatch_nests_its_pauses() -> None:
+    watch = Stopwatch(lambda: torch.device("cpu"))
+    with watch.paused():
+        assert watch.since is None
+    assert watch.lap() == 0
+    watch.start()
+    with watch.paused():
+        with watch.paused():
+            time.sleep(0.2)
+        assert watch.since is None
+    assert watch.lap() < 0.1
+    time.sleep(0.05)
+    assert 0.05 <= watch.lap() < 0.15
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device without float64, as Apple's GPUs are."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        assert not isinstance(out, Tensor) or out.dtype != torch.float64, func
+        return out
+
+
+def test_the_means_can_do_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert widest(torch.device("mps")) == torch.float32
+    assert widest(torch.device("cuda")) == widest(torch.device("cpu")) == torch.float64
+    losses = {"loss": torch.tensor([1.0, 2.0, 3.0]), "mse": torch.tensor([0.5, 0.5, 2.0])}
+    quartile = torch.tensor([0, 0, 3])
+    expected = {"loss": 2.0, "mse": 1.0, "loss_q0": 1.5, "loss_q3": 3.0}
+    means = Means()
+    means.add(losses, quartile)
+    assert means.flush(lambda sums: sums) == expected
+    monkeypatch.setattr("ddpm_lab.training.means.widest", lambda device: torch.float32)
+    with NoFloat64():
+        means.add(losses, quartile)
+        assert means.sums is not None
+        means.restore(means.sums.clone(), torch.device("cpu"))
+        assert means.flush(lambda sums: sums) == expected
