@@ -29,15 +29,19 @@ class RandomInception(FeatureExtractorInceptionV3):
                     p.normal_(std=(2 / p[0].numel()) ** 0.5, generator=generator)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_random_weights(path: Path) -> Path:
+    """Write random weights in the form of torch-fidelity's file."""
     nothing = io.BytesIO()
     torch.save({}, nothing)
     nothing.seek(0)
     network = RandomInception("random", ["2048"], feature_extractor_weights_path=nothing)
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save(network.state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_weights(tmp_path_factory.mktemp("weights") / "inception.pth")
 
 
 @pytest.fixture(scope="module")
