@@ -13,26 +13,29 @@ from ddpm_lab.pixels import to_float
 
 BLOCK = 4096  # training images at once, and fewer of large ones:
 NUMBERS = 2**24  # of their pixel values at once, 128 MiB as float64
+AMONG = 100_000  # training images that are searched: more would take hours to decode from files
 
 
 def nearest(images: Tensor, train: Images, k: int) -> tuple[Tensor, Tensor]:
     """Distances [n, k], ascending, and indices [n, k] of the k nearest training images of each of n images uint8 [n, C, H, W].
 
+    Of a larger training set the first AMONG images are searched.
     The distance is the root mean square over pixels, in grey levels 0..255, and exact: float64 on the CPU holds the sums of
     bytes' products without rounding.
     """
     queries = images.cpu().flatten(1).double()
     squares = (queries**2).sum(1, keepdim=True)
     size = max(1, min(BLOCK, NUMBERS // queries.shape[1]))
+    among = min(len(train), AMONG)
     # Squared distance and index in one integer: equal distances come in the order of their indices, at any block size.
     best = torch.empty(len(queries), 0, dtype=torch.int64)
-    for start in range(0, len(train), size):
-        indices = list(range(start, min(start + size, len(train))))
+    for start in range(0, among, size):
+        indices = list(range(start, min(start + size, among)))
         block = train.__getitems__(indices)[0].flatten(1).double()
         distances = squares + (block**2).sum(1) - 2 * queries @ block.T
-        keys = torch.cat([best, distances.long() * len(train) + torch.tensor(indices)], 1)
+        keys = torch.cat([best, distances.long() * among + torch.tensor(indices)], 1)
         best = keys.topk(min(k, keys.shape[1]), largest=False).values
-    return ((best // len(train)).double() / queries.shape[1]).sqrt(), best % len(train)
+    return ((best // among).double() / queries.shape[1]).sqrt(), best % among
 
 
 def neighbours_picture(
@@ -53,8 +56,9 @@ def neighbours_picture(
     width = size * scale + FRAME
     names = [(FRAME, "generated"), (width + FRAME, f"its {columns - 1} nearest training images, the nearest first")]
     labels = [f"nearest: {distances[i, 0]:.1f}" for i in shown.tolist()]
+    searched = f"of the first {AMONG:,} training images" if len(train) > AMONG else "training image"
     caption = (
-        f"median distance to the nearest training image: generated {medians['generated']:.1f}, real test images "
+        f"median distance to the nearest {searched}: generated {medians['generated']:.1f}, real test images "
         f"{medians['test']:.1f} (RMSE in grey levels)"
     )
     captioned(grid(to_float(torch.cat(cells)), columns, scale), caption, names, labels).save(path)
