@@ -18,7 +18,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -100,8 +100,14 @@ def _tell(error: Exception, config_name: str) -> str:
             if isinstance(cause, SPOKEN) or type(cause).__name__ == "MisconfigurationException":  # Lightning's
                 sentence = str(cause)
                 break
+            if isinstance(cause, OverrideParseException):
+                sentence = (
+                    f"{cause.override} cannot be read as an option: write key=value, and a value with = , ( {{ or spaces "
+                    f"in two pairs of quotes: 'key=\"…\"'"
+                )
+                break
             if isinstance(cause, (HydraException, OmegaConfBaseException)):
-                sentence = str(cause).split("\n")[0]
+                sentence = " ".join(str(cause).split())
     if sentence is None or "DDPM_LAB_TRACEBACK" in os.environ:
         traceback.print_exception(error)
     if sentence is None:
