@@ -23,12 +23,12 @@ class Point(NamedTuple):
 
 
 def points(jobs: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """The points that the metrics.json of jobs hold: every number with a protocol that tells steps."""
+    """The points that the metrics.json of jobs hold: every number with a protocol that tells sampler and steps."""
     found = [
         (name, job[name], job[f"{name}_protocol"])
         for job in jobs
         for name in job
-        if f"{name}_protocol" in job and "steps" in job[f"{name}_protocol"]
+        if {"sampler", "steps"} <= job.get(f"{name}_protocol", {}).keys()
     ]
     protocols = [protocol for _, _, protocol in found]
     apart = sorted(
