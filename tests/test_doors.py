@@ -12,61 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from tests.doors import QUICK, ROOT, checkpoint, command, environment, run, scalars, width
 from tests.wandb_file import keys_of
-
-ROOT = Path(__file__).parent.parent
-QUICK = [
-    "trainer.max_steps=12",
-    "trainer.log_every_n_steps=4",
-    "trainer.val_check_interval=6",
-    "checkpoint.every=3",
-    "data.batch_size=16",
-    "schedule.T=40",
-    "sampler.steps=4",
-    "callbacks.sample_grid.n=6",
-    "callbacks.sample_grid.every=5",
-    "callbacks.bits_per_dim.bound.images=20",
-    "callbacks.bits_per_dim.bound.draws=2",
-    "threads=1",
-]
-
-
-def command(door: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / f"{door}.py"), *arguments]
-
-
-def environment() -> dict[str, str]:
-    hidden = {"WANDB_API_KEY", "WANDB_MODE", "LOCAL_RANK", "MASTER_PORT"}
-    return {k: v for k, v in os.environ.items() if k not in hidden} | {
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-
-
-def run(door: str, *arguments: str, cwd: Path = ROOT, expect: int = 0) -> str:
-    done = subprocess.run(
-        command(door, *arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == expect, (
-        f"{arguments}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    )
-    return done.stdout + done.stderr
-
-
-def checkpoint(folder: Path) -> dict:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-def scalars(folder: Path) -> list[list[str]]:
-    with (folder / "scalars.csv").open() as file:
-        return [row for row in csv.reader(file) if row[1] != "train/images_per_second"]
-
-
-def width(path: Path) -> int:
-    with Image.open(path) as picture:
-        return picture.width
 
 
 def same_tensors(a: dict, b: dict) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.test_doors import QUICK, ROOT, checkpoint, environment, run, scalars, width
+from tests.doors import QUICK, ROOT, checkpoint, environment, run, scalars, width
 from tests.wandb_file import keys_of
 
 QUICK_FEATURES = ["features=classifier", "features.steps=40"]

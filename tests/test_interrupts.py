@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ddpm_lab.runs import latest_checkpoint
-from tests.test_doors import QUICK, ROOT, checkpoint, command, environment, run
+from tests.doors import QUICK, ROOT, checkpoint, command, environment, run
 
 LONG = [*QUICK, "logger=csv", "trainer.max_steps=100000", "checkpoint.every=5"]
 DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]

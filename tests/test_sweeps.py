@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from tests.test_doors import QUICK, run
+from tests.doors import QUICK, run
 
 
 def test_one_refused_job_does_not_cost_the_others(tmp_path: Path) -> None:

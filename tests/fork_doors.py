@@ -1,0 +1,56 @@
+"""Forks a door's process per line of its input, from one that has imported what doors import: 4 s a run are saved.
+
+A line in: a JSON object of door, arguments, cwd, environment and output (the file that takes what the door prints).
+A line out: the process's number; then, when it has ended, another of its exit code.
+"""
+
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import sys
+from pathlib import Path
+
+import lightning
+import matplotlib.pyplot
+import sklearn.datasets
+import torchmetrics
+import wandb
+
+import ddpm_lab
+
+ROOT = Path(__file__).parent.parent
+IMPORTED = (lightning, matplotlib.pyplot, sklearn.datasets, torchmetrics, wandb)
+
+
+def main() -> None:
+    sys.argv = [str(ROOT / "train.py")]  # the doors' folder, which ddpm_lab.cli looks for when it is imported
+    for module in pkgutil.walk_packages(ddpm_lab.__path__, "ddpm_lab."):
+        importlib.import_module(module.name)
+    gc.freeze()  # what is imported is not garbage: no process looks through it again, at its end least of all
+    for line in sys.stdin:
+        process = os.fork()
+        if process == 0:
+            become(**json.loads(line))
+            return
+        print(process, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+
+def become(door: str, arguments: list[str], cwd: str, environment: dict[str, str], output: str) -> None:
+    file = os.open(output, os.O_WRONLY | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (file, 1), (file, 2)):
+        os.dup2(source, target)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.argv = [str(ROOT / f"{door}.py"), *arguments]
+    sys.path[0] = str(ROOT)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
