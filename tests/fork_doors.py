@@ -4,42 +4,44 @@ A line in: a JSON object of door, arguments, cwd, environment and output (the fi
 A line out: the process's number; then, when it has ended, another of its exit code.
 """
 
-import gc
+import atexit
 import importlib
 import json
 import os
 import pkgutil
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 import lightning
 import matplotlib.pyplot
 import sklearn.datasets
 import torchmetrics
-import wandb
 
 import ddpm_lab
 
 ROOT = Path(__file__).parent.parent
-IMPORTED = (lightning, matplotlib.pyplot, sklearn.datasets, torchmetrics, wandb)
+# Not wandb, whose temporary folder the first fork to end would remove.
+IMPORTED = (lightning, matplotlib.pyplot, sklearn.datasets, torchmetrics)
 
 
 def main() -> None:
     sys.argv = [str(ROOT / "train.py")]  # the doors' folder, which ddpm_lab.cli looks for when it is imported
     for module in pkgutil.walk_packages(ddpm_lab.__path__, "ddpm_lab."):
         importlib.import_module(module.name)
-    gc.freeze()  # what is imported is not garbage: no process looks through it again, at its end least of all
     for line in sys.stdin:
         process = os.fork()
         if process == 0:
-            become(**json.loads(line))
-            return
+            code = become(**json.loads(line))
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            os._exit(code)  # to take apart all that is imported would cost a second
         print(process, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 
 
-def become(door: str, arguments: list[str], cwd: str, environment: dict[str, str], output: str) -> None:
+def become(door: str, arguments: list[str], cwd: str, environment: dict[str, str], output: str) -> int:
     file = os.open(output, os.O_WRONLY | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (file, 1), (file, 2)):
@@ -49,7 +51,14 @@ def become(door: str, arguments: list[str], cwd: str, environment: dict[str, str
     os.chdir(cwd)
     sys.argv = [str(ROOT / f"{door}.py"), *arguments]
     sys.path[0] = str(ROOT)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
