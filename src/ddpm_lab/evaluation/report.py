@@ -48,7 +48,6 @@ class Report:
     def add_scores(self, judged: Judged, protocol: Mapping[str, Any], caption: str) -> None:
         """Write the scores, each with its protocol, and the first images; print them."""
         n = judged.n
-        n = judged.n
         self.add(records(judged.scores, protocol))
         per_image = {part: round(seconds / n * 1000, 3) for part, seconds in judged.seconds.items()}
         self.add({f"seconds_of_{n}_images": {**judged.seconds, "milliseconds_per_image": per_image}})
