@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning
 
 from ddpm_lab import runs
+from ddpm_lab.callbacks.periodic import Periodic
 from ddpm_lab.evaluation.likelihood import Fast, metrics, sentence
 from ddpm_lab.training.diffusion import Diffusion
 from ddpm_lab.training.say import say
 
 
-class BitsPerDimension(lightning.Callback):
+class BitsPerDimension(Periodic):
     """Estimates the bound of the averaged weights, the raw ones where there is no average, at the end of training.
 
     bound: how; `evaluate.py` computes the exact one. every: also every so many optimizer steps, 0 for the end alone.
@@ -35,20 +35,9 @@ class BitsPerDimension(lightning.Callback):
         for split in self.splits:
             trainer.datamodule.images(split)  # type: ignore[attr-defined]
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_period(self, trainer: lightning.Trainer, module: Diffusion) -> None:
         """Estimate the bound of this step; that of the last is left to the end."""
-        assert isinstance(pl_module, Diffusion)
-        step = trainer.global_step
-        stepped = (pl_module.batches_done + 1) % trainer.accumulate_grad_batches == 0
-        if self.every and stepped and step % self.every == 0 and not step >= trainer.max_steps >= 0:
-            self._estimate(trainer, pl_module)
+        self._estimate(trainer, module)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Estimate the bound of what was trained."""

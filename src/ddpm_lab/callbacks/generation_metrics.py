@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.loggers import WandbLogger
 
+from ddpm_lab.callbacks.periodic import Periodic
 from ddpm_lab.evaluation.generation import Samples, judge, protocol_of_reference, records, sentence, table
 from ddpm_lab.evaluation.reference import reference_statistics
 from ddpm_lab.metrics.features import Extractor, FeatureSource, WeightsNotFoundError
@@ -21,7 +21,7 @@ from ddpm_lab.training.diffusion import Diffusion
 from ddpm_lab.training.say import say
 
 
-class GenerationMetrics(lightning.Callback):
+class GenerationMetrics(Periodic):
     """Judges the averaged weights by `metrics`, all ranks sharing the work.
 
     every: optimizer steps between two judgements of n samples by `sampler`, 0 for the end alone. final_n, final_sampler: those
@@ -91,22 +91,11 @@ class GenerationMetrics(lightning.Callback):
             device=device,
         )
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Judge, if it is time."""
-        assert isinstance(pl_module, Diffusion)
-        step = trainer.global_step
-        stepped = (pl_module.batches_done + 1) % trainer.accumulate_grad_batches == 0
-        if self.every and stepped and step % self.every == 0 and not step >= trainer.max_steps >= 0:
-            scores = self._judge(trainer, pl_module, self.sampler, self.n)
-            # Where the checkpoint callback looks for what makes a model the best; the end's protocol is another.
-            trainer.callback_metrics.update({score.name: torch.tensor(score.value) for score in scores})
+    def on_period(self, trainer: lightning.Trainer, module: Diffusion) -> None:
+        """Judge by the cheap protocol."""
+        scores = self._judge(trainer, module, self.sampler, self.n)
+        # Where the checkpoint callback looks for what makes a model the best; the end's protocol is another.
+        trainer.callback_metrics.update({score.name: torch.tensor(score.value) for score in scores})
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Judge by the full protocol."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
+from ddpm_lab.callbacks.periodic import Periodic
 from ddpm_lab.callbacks.pictures import log_picture
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.pictures import panels, save_npz
@@ -18,7 +18,7 @@ from ddpm_lab.training.diffusion import Diffusion, evaluating
 from ddpm_lab.training.say import say
 
 
-class SampleGrid(lightning.Callback):
+class SampleGrid(Periodic):
     """Every `every` steps, raw and averaged weights side by side from the same noise; at the end, samples beside real data.
 
     every: optimizer steps, 0 for the end alone. Writes samples/step_….png, and samples.png at the end. All ranks draw
@@ -44,25 +44,14 @@ class SampleGrid(lightning.Callback):
         assert isinstance(pl_module, Diffusion)
         self.sampler.timesteps(pl_module.denoiser.process.T)
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_period(self, trainer: lightning.Trainer, module: Diffusion) -> None:
         """Draw and write the grid of this step."""
-        assert isinstance(pl_module, Diffusion)
         step = trainer.global_step
-        stepped = (pl_module.batches_done + 1) % trainer.accumulate_grad_batches == 0
-        if not self.every or not stepped or step % self.every or step >= trainer.max_steps >= 0:
-            return
-        denoisers = {"raw weights": pl_module.denoiser}
-        if len(pl_module.emas):
-            denoisers["averaged weights"] = pl_module.averaged()
-        with pl_module.stopwatch.paused():
-            drawn = [(f"step {step}: {name}", self._draw(pl_module, d)) for name, d in denoisers.items()]
+        denoisers = {"raw weights": module.denoiser}
+        if len(module.emas):
+            denoisers["averaged weights"] = module.averaged()
+        with module.stopwatch.paused():
+            drawn = [(f"step {step}: {name}", self._draw(module, d)) for name, d in denoisers.items()]
             if trainer.is_global_zero:
                 path = self.folder / "samples" / f"step_{step:08d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
