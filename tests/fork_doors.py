@@ -27,7 +27,6 @@ IMPORTED = (lightning, matplotlib.pyplot, sklearn.datasets, torchmetrics)
 
 
 def main() -> None:
-    sys.argv = [str(ROOT / "train.py")]  # the doors' folder, which ddpm_lab.cli looks for when it is imported
     for module in pkgutil.walk_packages(ddpm_lab.__path__, "ddpm_lab."):
         importlib.import_module(module.name)
     for line in sys.stdin:

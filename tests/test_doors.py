@@ -225,7 +225,7 @@ MISUSES = [
     ("train", ["sampler.steps=2000"], "take between 1 and 1000"),
     ("train", ["data.batch_size=0"], "must be positive"),
     ("train", ["trainer.accelerator=gpu"], "this machine has no GPU"),
-    ("train", ["resume=nowhere.ckpt"], "neither auto nor a checkpoint"),
+    ("train", ["resume=nowhere.ckpt"], "neither auto, last nor a checkpoint"),
     ("train", ["objective=vlb", "weighting=snr"], "leave weighting=uniform"),
     ("train", ["class_conditional=true", "data.num_classes=null"], "needs labels"),
     ("sample", [], "run=… must be given"),

@@ -1,10 +1,13 @@
-"""A sweep with a job that cannot work, in a real process; and resumed."""
+"""Sweeps in real processes: a job that cannot work, resumed, two ranks a job; and which folder a command goes on in."""
 
 import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.doors import QUICK, run
+from tests.wandb_file import keys_of
 
 
 def test_one_refused_job_does_not_cost_the_others(tmp_path: Path) -> None:
@@ -36,3 +39,59 @@ def test_one_refused_job_does_not_cost_the_others(tmp_path: Path) -> None:
     output = run("train", "-m", "variance=learned", "objective=hybrid", *options, f"hydra.sweep.subdir='{refused}'")
     assert "failed" not in output
     assert json.loads((sweep / refused / "metrics.json").read_text())["step"] == 2
+
+
+def times(sweep: Path) -> dict[Path, int]:
+    """When the jobs' files were written, but for Hydra's own."""
+    files = [path for path in sweep.glob("*/**/*") if path.is_file() and ".hydra" not in path.parts]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_jobs_of_two_ranks(tmp_path: Path) -> None:
+    arguments = ["-m", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "schedule=linear,cosine", *QUICK]
+    output = run("train", *arguments, "trainer.max_steps=2", cwd=tmp_path)
+    assert output.count("MEMBER: 2/2") == 2
+    assert output.count("results of the sweep") == 1
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    jobs = {path.name: path for path in sweep.iterdir() if path.is_dir()}
+    assert set(jobs) == {"schedule=cosine", "schedule=linear"}
+    for job in jobs.values():
+        (file,) = job.glob("wandb/offline-run-*/*.wandb")
+        assert keys_of(file)["group"] == {sweep.name}
+        assert (job / "DONE").read_text() == "2\n"
+    before = times(sweep)
+    output = run("train", *arguments, "trainer.max_steps=2", "skip_finished=true", cwd=tmp_path)
+    assert output.count("is finished, with 2 steps: skipped") == 2
+    assert times(sweep) == before
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["sweeps"]
+
+
+def test_a_job_of_two_ranks_that_fails_does_not_cost_the_others(tmp_path: Path) -> None:
+    ranks = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=2", "logger=csv"]
+    jobs = ["-m", "data.batch_size=7,8"]
+    options = [option for option in QUICK if "batch_size" not in option and "max_steps" not in option]
+    output = run("train", *jobs, *options, *ranks, f"hydra.sweep.dir={tmp_path}", expect=1)
+    assert "Traceback" not in output
+    assert "failed: data.batch_size=7: " in output
+    assert "7" in (tmp_path / "data.batch_size=7" / "error.txt").read_text()
+    assert (tmp_path / "data.batch_size=8" / "DONE").exists()
+
+
+def test_the_same_command_goes_on_in_its_folder(tmp_path: Path) -> None:
+    options = [*QUICK, "logger=csv", "trainer.max_steps=2"]
+    assert "no folder of the same command" in run("train", *options, "resume=last", cwd=tmp_path, expect=1)
+    run("train", *options, "resume=auto", cwd=tmp_path)
+    (folder,) = (tmp_path / "outputs" / "digits").glob("*/DONE")
+    run("train", *options, "schedule=linear", cwd=tmp_path)
+    assert f"{folder.parent.name} is complete" in run("train", *options, "resume=last", cwd=tmp_path)
+    assert f"{folder.parent.name} is finished" in run("train", *options, "skip_finished=true", cwd=tmp_path)
+    assert len(list((tmp_path / "outputs" / "digits").iterdir())) == 2
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_a_sweep_of_many_launched_processes_is_refused(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "2")
+    output = run("train", "-m", *QUICK, "seed=1", f"hydra.sweep.dir={tmp_path}", expect=1)
+    assert "has started 2 processes and each would run the whole sweep" in output

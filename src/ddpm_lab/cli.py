@@ -6,7 +6,6 @@ Nothing heavy is imported until the configuration stands, so that --help and a m
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
 import math
 import os
@@ -23,9 +22,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-ROOT = Path(sys.argv[0]).resolve().parent
+from ddpm_lab.folders import (
+    command_line,
+    done,
+    folder_of_a_job,
+    folder_of_this_command,
+    remember_command_line,
+    swept,
+)
+from ddpm_lab.jobs import SWEEP, JobFailedError, needs_processes, run_job
+from ddpm_lab.sweeps import read_result
+
 # Errors that say what was wrong in their message; anything else is a bug and shows its traceback.
-SPOKEN = (ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError)
+SPOKEN = (JobFailedError, ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError)
 
 
 def door(config_name: str, task: str, *also: str) -> None:
@@ -36,36 +45,47 @@ def door(config_name: str, task: str, *also: str) -> None:
     if sys.argv[1:2] and sys.argv[1] in also:
         config_name = task = sys.argv.pop(1)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and the errors are told below
-    OmegaConf.register_new_resolver("experiments", lambda: f"file://{ROOT}", replace=True)
-    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
-    OmegaConf.register_new_resolver("evaluation_folder", _evaluation_folder, replace=True)
-    OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
+    remember_command_line()
 
     failed: list[Path] = []
 
     def main(config: DictConfig) -> Any:
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        note = Path(HydraConfig.get().runtime.output_dir) / "error.txt"  # of a sweep's job, for the table at the end
-        if sweep:
-            note.unlink(missing_ok=True)
-        module = importlib.import_module(f"ddpm_lab.tasks.{task}")
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        note = folder / "error.txt"  # of a sweep's job, for the table at the end
         try:
+            if config.get("skip_finished") and done(folder) is not None:
+                print(f"{folder} is finished, with {done(folder)} steps: skipped", flush=True)
+                return read_result(folder)
+            if sweep:
+                note.unlink(missing_ok=True)
+                if needs_processes(config):
+                    run_job(list(HydraConfig.get().overrides.task), folder, Path(HydraConfig.get().sweep.dir).name)
+                    return read_result(folder)
+            module = importlib.import_module(f"ddpm_lab.tasks.{task}")
             return getattr(module, task)(config)
         except Exception as error:
-            sentence = _tell(error, config_name)
+            if not isinstance(error, JobFailedError) or not note.exists():
+                sentence = _tell(error, config_name)
+                if sweep or SWEEP in os.environ:
+                    note.write_text(f"{sentence}\n")
             if not sweep:
                 sys.exit(1)
-            note.write_text(f"{sentence}\n")
             failed.append(note)
             return math.nan  # the other jobs go on
 
     try:
-        hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name)(main)()
+        hydra.main(version_base="1.3", config_path=str(_root() / "conf"), config_name=config_name)(main)()
     except Exception as error:
         _tell(error, config_name)
         sys.exit(1)
     if failed:
         sys.exit(1)
+
+
+def _root() -> Path:
+    """The folder of the doors."""
+    return Path(command_line()[0]).parent
 
 
 def _run_folder(folder: str) -> str:
@@ -78,12 +98,6 @@ def _evaluation_folder(run: str | None, samples: str | None) -> str:
     from ddpm_lab.runs import evaluation_folder
 
     return str(evaluation_folder(run, samples))
-
-
-def _job_folder(overrides: str) -> str:
-    """A job's overrides as the name of one folder; what file systems would refuse as too long ends in a hash."""
-    name = overrides.replace("/", "_")
-    return name if len(name) <= 150 else f"{name[:140]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _tell(error: Exception, config_name: str) -> str:
@@ -137,7 +151,8 @@ def _unknown_option(chain: list[BaseException], config_name: str) -> str | None:
         recipe = re.search(r"Could not find 'experiments/([^']+)'", str(error))
         if recipe:
             recipes = sorted(
-                str(p.relative_to(ROOT / "experiments").with_suffix("")) for p in ROOT.glob("experiments/*/*.yaml")
+                str(p.relative_to(_root() / "experiments").with_suffix(""))
+                for p in _root().glob("experiments/*/*.yaml")
             )
             return f"there is no experiments={recipe[1]}; choices: {', '.join(recipes)}"
         found = re.search(r"Could not override '([^']+)'", str(error))
@@ -162,13 +177,23 @@ def _options(config_name: str, parents: list[str]) -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
+    groups = {path.name for path in (_root() / "conf").iterdir() if path.is_dir()}
     chosen = [argument for argument in sys.argv[1:] if argument.split("=")[0] in groups and "," not in argument]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        with initialize_config_dir(str(_root() / "conf"), version_base="1.3"):
             config = compose(config_name, chosen)
         node = OmegaConf.select(config, ".".join(parents)) if parents else config
     except (HydraException, OmegaConfBaseException):
         return []
     return [str(key) for key in node if key != "_target_"] if isinstance(node, DictConfig) else []
+
+
+# Here and not in `door`: a launcher's processes unpickle a job, which imports this, and never pass a door.
+OmegaConf.register_new_resolver("experiments", lambda: f"file://{_root()}", replace=True)
+OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+OmegaConf.register_new_resolver("evaluation_folder", _evaluation_folder, replace=True)
+OmegaConf.register_new_resolver("job_folder", folder_of_a_job, replace=True)
+OmegaConf.register_new_resolver("swept", swept, replace=True)
+# Once per sweep, whose jobs must not each find a folder of their own.
+OmegaConf.register_new_resolver("this_command", folder_of_this_command, replace=True, use_cache=True)

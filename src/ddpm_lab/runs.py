@@ -3,6 +3,7 @@
 config.yaml       every option, resolved            checkpoints/last.ckpt, best.ckpt
 provenance.json   overrides, versions, git commit   metrics.json  the numbers at the end
 scalars.csv       every scalar: step,name,value     samples.png, samples/  pictures
+DONE              the steps of a finished run
 """
 
 from __future__ import annotations

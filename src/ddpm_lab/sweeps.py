@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ class StepCurves(Callback):
         folder = Path(config.hydra.sweep.dir)
         if step_curves([metrics for _, metrics in read_results(folder)], folder):
             print(f"metrics against steps: {folder}/metrics_vs_steps.png")
+
+
+def read_result(job: Path) -> float:
+    """The number that a finished job returns to the sweeper: the test split's bits per dimension, nan without."""
+    path = job / "metrics.json"
+    return float(json.loads(path.read_text()).get("test/bits_per_dim", math.nan)) if path.is_file() else math.nan
 
 
 def read_results(folder: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -18,6 +18,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ddpm_lab import runs
+from ddpm_lab.folders import done, mark_done, mark_undone
+from ddpm_lab.jobs import SWEEP
 from ddpm_lab.tasks.building import build_module, check_combination, set_threads
 
 
@@ -52,14 +54,15 @@ def fit(config: DictConfig) -> float:
         step = _check_checkpoint(checkpoint, module)
         metrics = runs.read_metrics(folder)
         seconds = metrics.get("train/seconds", 0.0)
-        if metrics.get("complete") == {"step": step} and 0 <= config.trainer.max_steps <= step:
+        if done(folder) == step and 0 <= config.trainer.max_steps <= step:
             say(f"{folder} is complete, with {step} steps; a greater trainer.max_steps would train on")
             return metrics.get("test/bits_per_dim", math.nan)
     provenance = {"id": None}
     if _is_first_process():
+        mark_undone(folder)
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
         provenance = runs.record_provenance(folder, list(hydra_config.overrides.task))
-    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else os.environ.get(SWEEP)
     loggers = _loggers(config, folder, step, provenance["id"], sweep)
     trainer = instantiate(
         config.trainer,
@@ -88,7 +91,8 @@ def fit(config: DictConfig) -> float:
         if trainer.is_global_zero and trainer.global_step:
             runs.add_metrics(folder, {"train/seconds": round(seconds + time.perf_counter() - start, 1)})
     if trainer.is_global_zero:
-        runs.add_metrics(folder, {"step": trainer.global_step, "complete": {"step": trainer.global_step}})
+        runs.add_metrics(folder, {"step": trainer.global_step})
+        mark_done(folder, trainer.global_step)
     say(f"done in {time.perf_counter() - start:.0f} s: {folder}/samples.png")
     return runs.read_metrics(folder).get("test/bits_per_dim", math.nan)
 
@@ -141,11 +145,17 @@ def _checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:
                 f"{folder} holds a run already; add resume=auto to continue it, or give another hydra.run.dir"
             )
         return None
-    if resume == "auto":
-        return runs.latest_checkpoint(folder)
+    if resume in ("auto", "last"):
+        latest = runs.latest_checkpoint(folder)
+        if latest is None and resume == "last":
+            raise FileNotFoundError(
+                f"resume=last found no checkpoint in {folder} and no folder of the same command that holds one; name the "
+                "run with hydra.run.dir=…, or take resume=auto, which then starts anew"
+            )
+        return latest
     path = Path(resume)
     if not path.is_file():
-        raise FileNotFoundError(f"resume={resume} is neither auto nor a checkpoint file; omit it to start anew")
+        raise FileNotFoundError(f"resume={resume} is neither auto, last nor a checkpoint file; omit it to start anew")
     return path
 
 

@@ -1,0 +1,90 @@
+"""Which folder a command writes to, that of an earlier, equal command or a new one; and whether its run is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+COMMAND = "DDPM_LAB_COMMAND"
+GO_ON = ("resume=auto", "resume=last", "skip_finished=true", "skip_finished=True")
+
+
+def remember_command_line() -> None:
+    """Keep the command line for the processes that a launcher may run a sweep's jobs in, whose own is another."""
+    os.environ[COMMAND] = json.dumps([str(Path(sys.argv[0]).resolve()), *sys.argv[1:]])
+
+
+def command_line() -> list[str]:
+    """The door's path and its arguments, as the user gave them."""
+    return json.loads(os.environ[COMMAND])
+
+
+def folder_of_this_command(new: str) -> str:
+    """The newest folder beside `new` of a command that differs from this one only in whether it goes on; `new` if none.
+
+    Where this command does not ask to go on (resume=auto, resume=last, skip_finished=true), it is `new`.
+    """
+    arguments = command_line()[1:]
+    if not any(argument in GO_ON for argument in arguments):
+        return new
+    mine = _what_matters(argument for argument in arguments if not argument.startswith("-"))
+    sweep = "-m" in arguments or "--multirun" in arguments
+    for folder in sorted(Path(new).parent.glob("*/"), reverse=True):
+        overrides = _overrides(folder, sweep)
+        if overrides is not None and _what_matters(overrides) == mine:
+            return str(folder)
+    return new
+
+
+def folder_of_a_job(overrides: str) -> str:
+    """A job's overrides, joined by commas, as the name of one folder; one that is too long for a folder ends in a hash."""
+    name = overrides.replace("/", "_")
+    return name if len(name) <= 150 else f"{name[:140]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def swept(overrides: list[str]) -> str:
+    """Those of a job's overrides that its sweep varies, joined by commas; all where it varies none."""
+    given = OverridesParser.create().parse_overrides([a for a in command_line()[1:] if not a.startswith("-")])
+    fixed = {override.key_or_group for override in given if not override.is_sweep_override()}
+    varied = [override for override in overrides if override.split("=")[0].lstrip("+~") not in fixed]
+    return ",".join(varied or sorted(_what_matters(overrides)) or ["job"])
+
+
+def mark_done(folder: Path, step: int) -> None:
+    """Say that the run, its end phase included, is finished after `step` steps: the file DONE."""
+    partial = folder / "DONE.partial"
+    partial.write_text(f"{step}\n")
+    partial.replace(folder / "DONE")
+
+
+def mark_undone(folder: Path) -> None:
+    """Say that the run goes on."""
+    (folder / "DONE").unlink(missing_ok=True)
+
+
+def done(folder: Path) -> int | None:
+    """The steps of a finished run; None where there is no DONE, or not of a finished one."""
+    try:
+        return int((folder / "DONE").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def _what_matters(overrides: object) -> set[str]:
+    """The overrides but for Hydra's own and those that say whether to go on."""
+    return {o for o in overrides if not o.startswith(("hydra.", "hydra/", "resume=", "skip_finished="))}  # type: ignore[attr-defined]
+
+
+def _overrides(folder: Path, sweep: bool) -> list[str] | None:
+    """The overrides that a run's or a sweep's folder was made with."""
+    path = folder / "multirun.yaml" if sweep else folder / ".hydra" / "overrides.yaml"
+    if not path.is_file():
+        return None
+    found = OmegaConf.load(path)
+    return list(found.hydra.overrides.task if sweep else found)
