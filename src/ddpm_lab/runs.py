@@ -14,6 +14,8 @@ import platform
 import subprocess
 import sys
 import uuid
+import zipfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,28 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def sound_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoints/last*.ckpt that can be read whole, or None if there is none at all.
+
+    One that cannot is told of and set aside as ….damaged. Raises ValueError where none is left.
+    """
+    last_error: ValueError | None = None
+    while (path := latest_checkpoint(folder)) is not None:
+        try:
+            load_checkpoint(path)
+            return path
+        except FileNotFoundError:  # another rank has set it aside
+            continue
+        except ValueError as error:
+            last_error = error
+            print(f"warning: {error}; going on from the one before it", file=sys.stderr, flush=True)
+            with suppress(FileNotFoundError):
+                path.replace(path.with_name(f"{path.name}.damaged"))
+    if last_error is not None:
+        raise ValueError(f"{folder} holds no other checkpoint to go on from: {last_error}")
+    return None
+
+
 def checked_run(folder: str | Path) -> Path:
     """The run folder, given itself or a checkpoint in its folder checkpoints.
 
@@ -107,18 +131,21 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's plain tensors; nothing else is unpickled.
+    """Read a checkpoint's plain tensors, once every byte has met its checksum; nothing else is unpickled.
 
     Raises FileNotFoundError, or ValueError for a damaged or foreign file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(f"{broken} has another checksum")
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise ValueError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged or of another kind; use another "
-            f"one from {path.parent}"
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged or of another kind"
         ) from error
     if not isinstance(loaded, dict) or not {"state_dict", "global_step"} <= loaded.keys():
         raise ValueError(f"{path} holds no state_dict and global_step: it is not a checkpoint of train.py")

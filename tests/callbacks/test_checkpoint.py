@@ -43,7 +43,11 @@ def test_each_metric_keeps_its_least(tmp_path: Path, accumulate: int) -> None:
     assert best["global_step"] == 2
     assert best["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == 2 * accumulate
     assert saved(tmp_path, "last.ckpt")["global_step"] == 6
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["fid.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "fid.ckpt",
+        "last-1.ckpt",
+        "last.ckpt",
+    ]
 
 
 def test_the_last_step_may_be_the_best(tmp_path: Path) -> None:

@@ -21,16 +21,19 @@ class Checkpoint(lightning.Callback):
     """Keeps checkpoints/last.ckpt, and for each pair file: metric of `best` the checkpoint of the metric's least value.
 
     every: optimizer steps between two saves of last.ckpt; one more is made at the end and on Ctrl-C or SIGTERM. Each is
-    written beside its predecessor and then takes its place, so a crash while writing leaves the predecessor. best: a metric
-    is what stands under its name in trainer.callback_metrics; one that never does is never saved by.
+    written beside its predecessor and then takes its place, so a crash while writing leaves the predecessor. keep: how many
+    are kept; those before the last are last-1.ckpt, last-2.ckpt, …. best: a metric is what stands under its name in
+    trainer.callback_metrics; one that never does is never saved by.
 
     Saves happen between two batches, where every counter of the Trainer tells the same. Where a run was stopped between its
     last step and the end of its end phase (the other callbacks' on_train_end), resuming it repeats that phase.
     """
 
-    def __init__(self, folder: str, every: int, best: Mapping[str, str]) -> None:
-        if every < 1:
-            raise ValueError(f"checkpoint.every counts steps and must be positive, got {every}")
+    def __init__(self, folder: str, every: int, best: Mapping[str, str], keep: int = 2) -> None:
+        if every < 1 or keep < 1:
+            raise ValueError(
+                f"checkpoint.every counts steps and checkpoint.keep files: both must be positive, got {every} and {keep}"
+            )
         for name in best:
             if not name.endswith(".ckpt") or name.startswith("last") or "/" in name:
                 raise ValueError(
@@ -40,6 +43,7 @@ class Checkpoint(lightning.Callback):
         self.folder = Path(folder) / "checkpoints"
         self.run = folder
         self.every = every
+        self.keep = keep
         self.best = dict(best)
         self.least: dict[str, float] = {}
         self.saved_at: int | None = None  # the step of the last.ckpt that this session wrote or read
@@ -154,10 +158,19 @@ class Checkpoint(lightning.Callback):
         with module.stopwatch.paused():
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero:
+                if name == "last.ckpt":
+                    self._age()
                 os.replace(partial, self.folder / name)
             trainer.strategy.barrier()
         if name == "last.ckpt":
             self.saved_at = trainer.global_step
+
+    def _age(self) -> None:
+        """Make room for a new last.ckpt. Stopped halfway, it leaves all of them, under other names."""
+        names = ["last.ckpt", *(f"last-{i}.ckpt" for i in range(1, self.keep))]
+        for older, newer in reversed(list(zip(names[1:], names, strict=False))):
+            if (self.folder / newer).exists():
+                os.replace(self.folder / newer, self.folder / older)
 
     def _command(self) -> str:
         return f"the same command and resume=auto hydra.run.dir={self.run}"

@@ -146,7 +146,7 @@ def _checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:
             )
         return None
     if resume in ("auto", "last"):
-        latest = runs.latest_checkpoint(folder)
+        latest = runs.sound_checkpoint(folder)
         if latest is None and resume == "last":
             raise FileNotFoundError(
                 f"resume=last found no checkpoint in {folder} and no folder of the same command that holds one; name the "
@@ -167,6 +167,9 @@ def _check_checkpoint(path: Path, module: Any) -> int:
     from ddpm_lab.training.say import say
 
     loaded = runs.load_checkpoint(path)
+    missing = {"optimizer_states", "lr_schedulers", "loops", "callbacks"} - loaded.keys()
+    if missing:
+        raise ValueError(f"{path} holds no {', '.join(sorted(missing))}: it has weights, but no run can go on from it")
     runs.check_same(path, loaded["state_dict"], module.state_dict())
     old = _hyperparameters(loaded["optimizer_states"][0]["param_groups"][0])
     new = _hyperparameters(module.make_optimizer(module.denoiser.parameters()).param_groups[0])
