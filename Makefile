@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 # (every later start is twice as fast).
 UV := UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --python $(BIN)/python
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check format lock clean
+.PHONY: help setup train test kills check format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -26,6 +26,9 @@ train: $(STAMP)  ## train the default model on the embedded digits: about three 
 # One thread per process: two on busy cores are many times slower.
 test: $(STAMP)  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+kills: $(STAMP)  ## kill runs 100 times at every kind of moment; each must end bitwise as one never killed: half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills
 
 check: $(STAMP)  ## lint, types and the architecture test
 	$(BIN)/ruff check .
