@@ -34,7 +34,15 @@ from ddpm_lab.jobs import SWEEP, JobFailedError, needs_processes, run_job
 from ddpm_lab.sweeps import read_result
 
 # Errors that say what was wrong in their message; anything else is a bug and shows its traceback.
-SPOKEN = (JobFailedError, ValueError, FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError)
+SPOKEN = (
+    JobFailedError,
+    FloatingPointError,
+    ValueError,
+    FileNotFoundError,
+    PermissionError,
+    FileExistsError,
+    NotADirectoryError,
+)
 
 
 def door(config_name: str, task: str, *also: str) -> None:

@@ -21,6 +21,12 @@ class StepBar(TQDMProgressBar):
         bar.initial = bar.n = done
         bar.set_description("training")
 
+    def on_exception(self, *_: Any) -> None:
+        """End the bar's line: what went wrong is told on the next."""
+        super().on_exception(*_)
+        if self._train_progress_bar is not None:
+            self._train_progress_bar.close()
+
     def on_train_epoch_start(self, *_: Any) -> None:
         """The one epoch has no end; the bar counts steps."""
 

@@ -49,6 +49,7 @@ def fit(config: DictConfig) -> float:
         # torch's fused optimizers unscale gradients themselves, after the clipping that needs them unscaled.
         config.optimizer.fused = False
     module = build_module(config)
+    module.guard = instantiate(config.guard)
     step, seconds = 0, 0.0
     if checkpoint:
         step = _check_checkpoint(checkpoint, module)

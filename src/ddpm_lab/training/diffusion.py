@@ -18,6 +18,7 @@ from ddpm_lab.diffusion.objectives import Objective
 from ddpm_lab.diffusion.timesteps import TimestepSampler
 from ddpm_lab.seeds import ImageNoise, mix
 from ddpm_lab.training.ema import EMA
+from ddpm_lab.training.guard import Guard
 from ddpm_lab.training.means import Means
 from ddpm_lab.training.stopwatch import Stopwatch
 
@@ -78,6 +79,7 @@ class Diffusion(lightning.LightningModule):
         self.train_means = Means()
         self.val_means = Means()
         self.grad_norm: Tensor | None = None
+        self.guard: Guard | None = None
         self.stopwatch = Stopwatch(lambda: self.device)
         self._images = 0  # trained on since the last log, by all ranks
         self._validated = 0
@@ -96,6 +98,8 @@ class Diffusion(lightning.LightningModule):
         losses = self.objective(self.denoiser, x, t, y)
         self.timesteps.update(t, losses["loss"].detach())
         self.train_means.add(losses, quartile=4 * (t - 1) // self.denoiser.process.T)
+        if self.guard:
+            self.guard.watch(*batch, t, losses)
         return (weight * losses["loss"]).mean()
 
     def on_validation_start(self) -> None:
@@ -142,11 +146,18 @@ class Diffusion(lightning.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm, 0 meaning not at all, and keep the norm for the log."""
+        """Clip by norm, 0 meaning not at all, and keep the norm for the log; drop gradients that the guard refuses."""
         if gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        self.grad_norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), gradient_clip_val or float("inf"))
+        else:
+            self.grad_norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), gradient_clip_val or float("inf"))
+        if self.guard:
+            # A loss scaler meets infinite gradients as a rule, and leaves such steps out itself.
+            scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+            bad = self.guard.is_bad(None if scaled else self.grad_norm)
+            bad = self.trainer.strategy.reduce_boolean_decision(bad, all=False)
+            if self.guard.check(bad, self.global_step, self.global_rank):
+                optimizer.zero_grad()  # an optimizer leaves parameters without gradients as they are
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over the live network, and its schedule per step."""
