@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ddpm_lab.runs import latest_checkpoint
 from tests.doors import QUICK, ROOT, checkpoint, command, environment, run
@@ -124,6 +125,23 @@ def test_two_ranks_leave_together(tmp_path: Path, number: signal.Signals, group:
     run("train", *options, *resume, f"hydra.run.dir={other}")
     assert checkpoint(other)["global_step"] == step + 2
     assert batches(other) == (step + 2) * accumulate
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_message(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for k in range(40):
+        Image.fromarray(np.full((8, 8), 6 * k, np.uint8)).save(images / f"{k:02}.png")
+    (images / "07.png").write_bytes((images / "07.png").read_bytes()[:40])
+    data = ["data=image_folder", f"data.dataset.root={images}", "data.image_size=8", "data.channels=1"]
+    start = time.monotonic()
+    process = Run(tmp_path / "run", *LONG, *data, *DDP)
+    output = process.output()
+    assert time.monotonic() - start < 60
+    assert "error: Cannot read the image" in output
+    assert "07.png" in output
+    assert "Traceback" not in output
+    process.until_all_left()
 
 
 def test_a_run_is_not_overwritten(trained: Path) -> None:

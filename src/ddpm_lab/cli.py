@@ -34,6 +34,7 @@ from ddpm_lab.jobs import SWEEP, JobFailedError, needs_processes, run_job
 from ddpm_lab.sweeps import read_result
 
 # Errors that say what was wrong in their message; anything else is a bug and shows its traceback.
+LOST = "another process of this job has ended; what it said is above"
 SPOKEN = (
     JobFailedError,
     FloatingPointError,
@@ -75,7 +76,7 @@ def door(config_name: str, task: str, *also: str) -> None:
         except Exception as error:
             if not isinstance(error, JobFailedError) or not note.exists():
                 sentence = _tell(error, config_name)
-                if sweep or SWEEP in os.environ:
+                if (sweep or SWEEP in os.environ) and not (sentence == LOST and note.exists()):
                     note.write_text(f"{sentence}\n")
             if not sweep:
                 sys.exit(1)
@@ -121,6 +122,11 @@ def _tell(error: Exception, config_name: str) -> str:
                 break
             if isinstance(cause, SPOKEN) or type(cause).__name__ == "MisconfigurationException":  # Lightning's
                 sentence = str(cause)
+                if "in DataLoader worker process" in sentence:  # the worker's whole traceback, its message at the end
+                    sentence = sentence.strip().splitlines()[-1].split(": ", 1)[-1]
+                break
+            if isinstance(cause, RuntimeError) and re.search(r"(closed|reset) by (remote )?peer", str(cause)):
+                sentence = LOST
                 break
             if isinstance(cause, OverrideParseException):
                 sentence = (

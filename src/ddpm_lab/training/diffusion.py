@@ -147,17 +147,21 @@ class Diffusion(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by norm, 0 meaning not at all, and keep the norm for the log; drop gradients that the guard refuses."""
-        if gradient_clip_algorithm not in (None, "norm"):
+        parameters = list(self.denoiser.parameters())
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        self.grad_norm = nn.utils.clip_grad_norm_(parameters, (gradient_clip_val if by_norm else 0) or float("inf"))
+        if self.guard and self.guard.check(self._spoils(self.grad_norm), self.global_step, self.global_rank):
+            optimizer.zero_grad()  # an optimizer leaves parameters without gradients as they are
+        elif not by_norm:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        else:
-            self.grad_norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), gradient_clip_val or float("inf"))
-        if self.guard:
-            # A loss scaler meets infinite gradients as a rule, and leaves such steps out itself.
-            scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-            bad = self.guard.is_bad(None if scaled else self.grad_norm)
-            bad = self.trainer.strategy.reduce_boolean_decision(bad, all=False)
-            if self.guard.check(bad, self.global_step, self.global_rank):
-                optimizer.zero_grad()  # an optimizer leaves parameters without gradients as they are
+
+    def _spoils(self, grad_norm: Tensor) -> bool:
+        """Whether this step's gradient is not finite; the same on every rank."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            return not bool(torch.isfinite(grad_norm))  # of all ranks' gradients
+        # A loss scaler meets infinite gradients as a rule, and leaves such steps out itself; but not infinite losses.
+        assert self.guard is not None
+        return self.trainer.strategy.reduce_boolean_decision(self.guard.losses_are_bad(), all=False)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over the live network, and its schedule per step."""

@@ -37,13 +37,9 @@ class Guard:
         """Keep a batch until its step is made."""
         self._seen.append(Seen(images, labels, t, {name: loss.detach() for name, loss in losses.items()}))
 
-    def is_bad(self, grad_norm: Tensor | None) -> bool:
-        """Whether this rank's losses since the last step, or the gradient's norm, are not finite. Waits for the device.
-
-        grad_norm: None where it tells nothing: not known, or scaled too high by a loss scaler, which sees to it.
-        """
-        numbers = [seen.losses["loss"].sum() for seen in self._seen] + ([] if grad_norm is None else [grad_norm])
-        return bool(numbers) and not torch.isfinite(torch.stack([x.double().cpu() for x in numbers])).all()
+    def losses_are_bad(self) -> bool:
+        """Whether this rank's losses since the last step are not all finite. Waits for the device."""
+        return not all(bool(torch.isfinite(seen.losses["loss"]).all()) for seen in self._seen)
 
     def check(self, bad: bool, step: int, rank: int) -> bool:
         """Whether step number `step` is to be left out; `bad` is the same on every rank.
