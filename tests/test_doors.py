@@ -135,32 +135,6 @@ def test_a_killed_run_resumes_bitwise(tmp_path: Path, idea: list[str]) -> None:
     assert np.array_equal(np.load(whole / "samples.npz")["arr_0"], np.load(killed / "samples.npz")["arr_0"])
 
 
-def test_ctrl_c_saves_and_the_run_goes_on(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    options = [*QUICK, "logger=csv", "trainer.max_steps=100000", "checkpoint.every=5", f"hydra.run.dir={folder}"]
-    process = subprocess.Popen(
-        command("train", *options),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "nothing is lost" in output
-    step = checkpoint(folder)["global_step"]
-    assert f"after step {step}" in output
-    run("train", *options[:-1], options[-1], "resume=auto", f"trainer.max_steps={step + 2}")
-    assert checkpoint(folder)["global_step"] == step + 2
-
-
 def test_passes_over_the_data_labels_and_mixed_precision(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     options = ["trainer.max_steps=null", "trainer.max_epochs=1", "data.batch_size=500", "class_conditional=true"]
