@@ -41,7 +41,7 @@ format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 lock: $(STAMP)  ## resolve requirements.lock anew
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-annotate --no-header \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra sweeps --universal --generate-hashes --no-annotate --no-header \
 	    --python-version 3.11 --upgrade --quiet -o requirements.lock
 
 clean:  ## remove .venv and caches; outputs/ is kept

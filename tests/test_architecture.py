@@ -13,7 +13,7 @@ MODULES = {
     for path in sorted(SRC.glob("ddpm_lab/**/*.py"))
     if path.name != "__init__.py"
 }
-DOORS = ("train.py", "sample.py", "evaluate.py")
+DOORS = ("train.py", "sample.py", "evaluate.py", "report.py")
 
 # A room (or module) may import itself and these. seeds, pixels and pictures are leaves that anyone may use.
 LEAVES = {"seeds", "pixels", "pictures"}
@@ -33,13 +33,13 @@ MAY_IMPORT = {
     "ranks": set(),
     "runs": set(),
     "dashboards": set(),
-    "sweeps": {"evaluation"},
+    "sweeps": {"evaluation", "folders"},
     "folders": set(),
     "jobs": set(),
     "cli": {"runs", "folders", "jobs", "sweeps"},
     "tasks": {
         *("training", "callbacks", "evaluation", "metrics", "diffusion", "samplers", "data", "ranks", "runs"),
-        *("folders", "jobs"),
+        *("folders", "jobs", "sweeps"),
         *LEAVES,
     },
 }

@@ -47,14 +47,44 @@ def test_a_run_folder_holds_everything(trained: Path) -> None:
     assert not [key for key in checkpoint(trained)["state_dict"] if "alpha_bar" in key]
 
 
-def test_the_offline_wandb_run_can_be_read_back(trained: Path) -> None:
-    (file,) = trained.glob("wandb/offline-run-*/*.wandb")
+def test_the_offline_wandb_run_holds_all_that_the_dashboard_shows(tmp_path: Path) -> None:
+    run(
+        "train",
+        *QUICK,
+        "callbacks=generation_metrics",
+        "features=classifier",
+        "features.steps=20",
+        f"cache={tmp_path}/cache",
+        "callbacks.generation_metrics.every=4",
+        "callbacks.generation_metrics.n=12",
+        "callbacks.generation_metrics.final_n=12",
+        "callbacks.generation_metrics.sampler.steps=4",
+        "callbacks.timestep_distribution.every=6",
+        "callbacks.artifacts.files=[last.ckpt,best-fid.ckpt]",
+        "timestep_sampler=loss_second_moment",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    (file,) = tmp_path.glob("run/wandb/offline-run-*/*.wandb")
     keys = keys_of(file)
-    assert {"train/loss", "val/loss", "test/bits_per_dim", "trainer/global_step"} <= keys["history"]
-    assert {"samples/filenames", "samples_and_real/filenames"} <= keys["history"]
-    assert "test/bits_per_dim" in keys["summary"]
+    losses = {f"{part}/{name}" for part in ("train", "val") for name in ("loss", *(f"loss_q{i}" for i in range(4)))}
+    progress = {"train/grad_norm", "train/lr", "train/images_per_second", "trainer/global_step"}
+    bound = {f"test/bits_per_dim{part}" for part in ("", "_prior", "_decoder", "_standard_error", "_estimator_error")}
+    generation = {"fid12", "sfid12", "kid12", "inception_score12"}
+    assert losses | progress | bound | generation <= keys["history"] & keys["summary"]
+    pictures = {"samples/filenames", "samples_and_real/filenames"}
+    tables = {"generation_metrics/ncols", "timesteps/probability/values", "timesteps/effective"}
+    assert pictures | tables <= keys["history"]
     assert {"schedule", "objective", "provenance"} <= keys["config"]
+    assert keys["artifacts"] == {"last", "best-fid", "latest"}
     assert "exit" in keys["kinds"]  # closed properly
+    steps = {row[0] for row in scalars(tmp_path / "run") if row[1] == "fid12"}
+    assert len(steps) == 3  # at 4, at 8 and at the end
+
+    media = file.parent / "files" / "media"
+    (table,) = media.glob("table/generation_metrics_12_*.table.json")
+    assert {row[0] for row in json.loads(table.read_text())["data"]} >= generation
+    assert {path.name.split("_")[0] for path in (media / "images").iterdir()} == {"samples"}
+    assert all(width(path) > 100 for path in (media / "images").iterdir())
 
 
 def test_sample_is_the_same_image_at_any_batch_size(trained: Path, tmp_path: Path) -> None:

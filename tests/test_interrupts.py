@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -220,3 +221,68 @@ def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path) -> None:
         (tmp_path / "checkpoints" / name).touch()
         os.utime(tmp_path / "checkpoints" / name, (i, i))
     assert latest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "last.ckpt"
+
+
+def test_slurm_warns_of_the_end_and_the_job_is_queued_again(tmp_path: Path) -> None:
+    """SLURM's own part is a program on the path that notes what it was told; all else is real."""
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\n')
+    scontrol.chmod(0o755)
+    path = f"{scontrol.parent}:{os.environ['PATH']}"
+    folder = tmp_path / "run"
+    one = Run(folder, *LONG, PATH=path, SLURM_JOB_ID="17", SLURM_ARRAY_JOB_ID="15", SLURM_ARRAY_TASK_ID="2")
+    one.until_saved()
+    one.kill(signal.SIGUSR1)
+    printed = one.output()
+    assert "job 15_2 is in SLURM's queue again" in printed
+    assert "stopped by SIGUSR1" in printed
+    assert (tmp_path / "told").read_text() == "requeue 15_2\n"
+    step = checkpoint(folder)["global_step"]
+    assert f"resumed at step {step}" in run(
+        "train", *LONG, "resume=auto", f"trainer.max_steps={step + 2}", f"hydra.run.dir={folder}"
+    )
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
+    """A limit on a file's size stands for the disk's: a checkpoint stops at it in its middle."""
+    options = [*QUICK, "logger=csv", f"hydra.run.dir={tmp_path / 'run'}"]
+    run("train", *options, "trainer.max_steps=3")
+    before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
+    process = subprocess.run(
+        ["prlimit", f"--fsize={len(before) // 2}", *command("train", *options, "resume=auto")],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert "error: the disk is full (File too large)" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert not list(tmp_path.glob("run/checkpoints/*.partial"))
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert "resumed at step 3" in run("train", *options, "resume=auto")
+
+
+def test_another_batch_on_resume_says_what_is_no_longer_exact(tmp_path: Path) -> None:
+    options = ["logger=csv", f"hydra.run.dir={tmp_path}"]
+    run("train", *QUICK, *options, "trainer.max_steps=3")
+    printed = run("train", *QUICK, *options, "resume=auto", "data.batch_size=8")
+    assert "data.batch_size 16 -> 8 since the checkpoint" in printed
+    assert checkpoint(tmp_path)["DataModule"]["samples"] == 3 * 16 + 9 * 8
+
+
+def test_torchrun(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(ROOT / "train.py")]
+    options = [*QUICK, *DDP, "logger=csv", "trainer.max_steps=2", "resume=auto"]
+    for words in ("2 steps -> ", "is complete, with 2 steps"):
+        process = subprocess.run(
+            [*torchrun, *options],
+            env=environment(),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=True,
+        )
+        assert words in process.stdout
+        assert len(list((tmp_path / "outputs" / "digits").iterdir())) == 1
+    (folder,) = (tmp_path / "outputs" / "digits").iterdir()
+    assert checkpoint(folder)["layout"]["processes"] == 2

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.doors import QUICK, run
+from tests.doors import QUICK, command, environment, run, width
 from tests.wandb_file import keys_of
 
 
@@ -86,6 +88,50 @@ def test_the_same_command_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert f"{folder.parent.name} is complete" in run("train", *options, "resume=last", cwd=tmp_path)
     assert f"{folder.parent.name} is finished" in run("train", *options, "skip_finished=true", cwd=tmp_path)
     assert len(list((tmp_path / "outputs" / "digits").iterdir())) == 2
+
+
+FEW = ["trainer.max_steps=2", "logger=csv", "callbacks.sample_grid=null"]
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_launchers_run_the_jobs_and_the_report_tells_of_them(launcher: str, tmp_path: Path) -> None:
+    jobs = ["-m", f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path}", "objective=vlb", "seed=0,1,-1"]
+    options = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    # Not forked: a launcher's own processes are started anew, and end with the interpreter that started them.
+    process = subprocess.run(
+        command("train", *jobs, *options, *QUICK, *FEW),
+        env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert process.returncode == 1
+    output = process.stdout
+    assert "failed: seed=-1: a seed must not be negative" in output
+    output = run("report", f"sweep={tmp_path}")
+    assert "not in it: seed=-1: a seed must not be negative" in output
+    with (tmp_path / "report.csv").open() as file:
+        (row,) = (row for row in csv.DictReader(file) if row["metric"] == "test/bits_per_dim")
+    results = [json.loads((tmp_path / f"seed={i}" / "metrics.json").read_text()) for i in (0, 1)]
+    values = [result["test/bits_per_dim"] for result in results]
+    assert row["seeds"] == "2"
+    assert float(row["mean"]) == pytest.approx(sum(values) / 2)
+    assert float(row["sd"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert width(tmp_path / "report.png") > 300
+
+
+def test_optuna_minimises_the_metric_that_is_asked_for(tmp_path: Path) -> None:
+    sweeper = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1"]
+    run(
+        "train",
+        *sweeper,
+        f"hydra.sweep.dir={tmp_path}",
+        "optimizer.lr=interval(0.0001,0.01)",
+        "optimized_metric=test/bits_per_dim_decoder",
+        *QUICK,
+        *FEW,
+    )
+    values = [json.loads(path.read_text())["test/bits_per_dim_decoder"] for path in tmp_path.glob("*/metrics.json")]
+    assert len(values) == 3
+    best = float(re.search(r"best_value: (\S+)", (tmp_path / "optimization_results.yaml").read_text())[1])
+    assert best == pytest.approx(min(values))
 
 
 @pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])

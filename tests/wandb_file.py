@@ -40,6 +40,8 @@ def keys_of(path: Path) -> dict[str, set[str]]:
         }.get(kind)
         if items is not None:
             found[kind] |= {item.key or "/".join(item.nested_key) for item in items(record)}
+        if kind == "artifact":
+            found["artifacts"] = found.get("artifacts", set()) | set(record.artifact.aliases)
         if kind == "run":
             found["config"] |= {item.key for item in record.run.config.update}
             found["group"] = {record.run.run_group}

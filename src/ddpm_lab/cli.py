@@ -6,6 +6,7 @@ Nothing heavy is imported until the configuration stands, so that --help and a m
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import math
 import os
@@ -28,10 +29,11 @@ from ddpm_lab.folders import (
     folder_of_a_job,
     folder_of_this_command,
     remember_command_line,
+    stamp,
     swept,
 )
 from ddpm_lab.jobs import SWEEP, JobFailedError, needs_processes, run_job
-from ddpm_lab.sweeps import read_result
+from ddpm_lab.sweeps import FAILED, read_result
 
 # Errors that say what was wrong in their message; anything else is a bug and shows its traceback.
 LOST = "another process of this job has ended; what it said is above"
@@ -56,8 +58,6 @@ def door(config_name: str, task: str, *also: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and the errors are told below
     remember_command_line()
 
-    failed: list[Path] = []
-
     def main(config: DictConfig) -> Any:
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         folder = Path(HydraConfig.get().runtime.output_dir)
@@ -65,12 +65,12 @@ def door(config_name: str, task: str, *also: str) -> None:
         try:
             if config.get("skip_finished") and done(folder) is not None:
                 print(f"{folder} is finished, with {done(folder)} steps: skipped", flush=True)
-                return read_result(folder)
+                return read_result(folder, config.optimized_metric)
             if sweep:
                 note.unlink(missing_ok=True)
                 if needs_processes(config):
                     run_job(list(HydraConfig.get().overrides.task), folder, Path(HydraConfig.get().sweep.dir).name)
-                    return read_result(folder)
+                    return read_result(folder, config.optimized_metric)
             module = importlib.import_module(f"ddpm_lab.tasks.{task}")
             return getattr(module, task)(config)
         except Exception as error:
@@ -80,7 +80,6 @@ def door(config_name: str, task: str, *also: str) -> None:
                     note.write_text(f"{sentence}\n")
             if not sweep:
                 sys.exit(1)
-            failed.append(note)
             return math.nan  # the other jobs go on
 
     try:
@@ -88,7 +87,7 @@ def door(config_name: str, task: str, *also: str) -> None:
     except Exception as error:
         _tell(error, config_name)
         sys.exit(1)
-    if failed:
+    if FAILED:
         sys.exit(1)
 
 
@@ -112,7 +111,7 @@ def _evaluation_folder(run: str | None, samples: str | None) -> str:
 def _tell(error: Exception, config_name: str) -> str:
     """Print the sentence that says what was wrong, or the traceback where there is none, and return it."""
     chain = list(_causes(error))
-    sentence = _unknown_option(chain, config_name)
+    sentence = _unknown_option(chain, config_name) or next(filter(None, map(_exhausted, chain)), None)
     if sentence is None:
         for cause in reversed(chain):
             if isinstance(cause, OSError) and cause.strerror and cause.filename:
@@ -142,6 +141,26 @@ def _tell(error: Exception, config_name: str) -> str:
         return f"{type(error).__name__}: {error}"
     print(f"error: {sentence}", file=sys.stderr)
     return sentence
+
+
+def _exhausted(error: BaseException) -> str | None:
+    """What to do when the disk or a memory is full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return (
+            f"the disk is full ({error.strerror}): free some of it; whatever was written before is whole, so the same command "
+            "and resume=auto go on from the last checkpoint"
+        )
+    memory = re.search(
+        r"CUDA out of memory. Tried to allocate [\d.]+ \w+|can't allocate memory: you tried to allocate \d+ bytes",
+        str(error),
+    )
+    if memory is None:
+        return None
+    return (
+        f"{memory[0]}: take a smaller data.batch_size and as much more trainer.accumulate_grad_batches (the same gradient), "
+        "trainer.precision=bf16-mixed, or network.checkpointing=true (recomputes activations, in the networks that have it); "
+        "more GPUs share data.batch_size (trainer=ddp); for pictures and metrics, data.test_batch_size or batch_size"
+    )
 
 
 def _causes(error: BaseException | None) -> Any:
@@ -208,6 +227,7 @@ OmegaConf.register_new_resolver("experiments", lambda: f"file://{_root()}", repl
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
 OmegaConf.register_new_resolver("evaluation_folder", _evaluation_folder, replace=True)
 OmegaConf.register_new_resolver("job_folder", folder_of_a_job, replace=True)
+OmegaConf.register_new_resolver("stamp", stamp, replace=True)
 OmegaConf.register_new_resolver("swept", swept, replace=True)
 # Once per sweep, whose jobs must not each find a folder of their own.
 OmegaConf.register_new_resolver("this_command", folder_of_this_command, replace=True, use_cache=True)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import netrc
 import os
+import socket
+import sys
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 
 def wandb(
@@ -45,14 +50,38 @@ def wandb(
 
 
 def wandb_mode() -> str | None:
-    """Online where a key is configured, else offline; None where WANDB_MODE is set and decides."""
-    return None if "WANDB_MODE" in os.environ else "online" if _has_key() else "offline"
+    """Online where a key is configured and the server answers, else offline; None where WANDB_MODE is set and decides."""
+    if "WANDB_MODE" in os.environ:
+        return None
+    server = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    host, port = server.hostname or "", server.port or (80 if server.scheme == "http" else 443)
+    if not _has_key(host):
+        return "offline"
+    if _answers(host, port):
+        return "online"
+    print(
+        f"{host} does not answer: the W&B run is kept offline, `wandb sync` sends it later", file=sys.stderr, flush=True
+    )
+    return "offline"
 
 
-def _has_key() -> bool:
+def _answers(host: str, port: int, seconds: float = 1.5) -> bool:
+    """Whether a connection can be made. In a thread: looking up a name knows no time limit."""
+    answers: list[bool] = []
+
+    def knock() -> None:
+        with suppress(OSError), socket.create_connection((host, port), timeout=seconds):
+            answers.append(True)
+
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(answers)
+
+
+def _has_key(host: str) -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
     try:
         return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):

@@ -35,11 +35,29 @@ def folder_of_this_command(new: str) -> str:
         return new
     mine = _what_matters(argument for argument in arguments if not argument.startswith("-"))
     sweep = "-m" in arguments or "--multirun" in arguments
-    for folder in sorted(Path(new).parent.glob("*/"), reverse=True):
-        overrides = _overrides(folder, sweep)
-        if overrides is not None and _what_matters(overrides) == mine:
-            return str(folder)
-    return new
+    record = "multirun.yaml" if sweep else ".hydra/overrides.yaml"
+    equal = [path for path in Path(new).parent.glob(f"*/{record}") if _what_matters(overrides_of(path)) == mine]
+    if not equal:
+        return new
+    newest = max(equal, key=lambda path: path.stat().st_mtime)
+    return str(newest.parents[0 if sweep else 1])
+
+
+def stamp(now: str) -> str:
+    """A new folder's name: `now`, or for processes that a launcher has started one that they agree in without a word.
+
+    Raises ValueError where they could not: torchrun on several nodes without a name for the run.
+    """
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_STEP_ID']}"
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return now
+    name = os.environ["TORCHELASTIC_RUN_ID"]
+    if name != "none":
+        return f"torchrun-{name}"
+    if int(os.environ["GROUP_WORLD_SIZE"]) > 1:
+        raise ValueError("torchrun on several nodes needs a name that they share: add --rdzv-id=…, or hydra.run.dir=…")
+    return f"torchrun-{os.getppid()}-{int(Path(f'/proc/{os.getppid()}').stat().st_ctime)}"
 
 
 def folder_of_a_job(overrides: str) -> str:
@@ -81,10 +99,7 @@ def _what_matters(overrides: object) -> set[str]:
     return {o for o in overrides if not o.startswith(("hydra.", "hydra/", "resume=", "skip_finished="))}  # type: ignore[attr-defined]
 
 
-def _overrides(folder: Path, sweep: bool) -> list[str] | None:
-    """The overrides that a run's or a sweep's folder was made with."""
-    path = folder / "multirun.yaml" if sweep else folder / ".hydra" / "overrides.yaml"
-    if not path.is_file():
-        return None
-    found = OmegaConf.load(path)
-    return list(found.hydra.overrides.task if sweep else found)
+def overrides_of(record: Path) -> list[str]:
+    """The overrides that a run or a sweep was made with, from Hydra's record of it."""
+    found = OmegaConf.load(record)
+    return list(found.hydra.overrides.task if record.name == "multirun.yaml" else found)

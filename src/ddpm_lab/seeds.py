@@ -13,8 +13,10 @@ def mix(*names: int) -> int:
     """A 63-bit seed for torch from non-negative integers.
 
     Seeds of different names are as good as independent where there are equally many names, each below 2^32. Zeros at the end
-    are not seen: mix(5) == mix(5, 0).
+    are not seen: mix(5) == mix(5, 0). Raises ValueError for a negative one.
     """
+    if min(names, default=0) < 0:
+        raise ValueError(f"a seed must not be negative, got {', '.join(map(str, names))}; set seed to 0 or more")
     return int(np.random.SeedSequence(names).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -11,6 +11,11 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from ddpm_lab.evaluation.sweep_report import Job
+from ddpm_lab.folders import done, overrides_of
+
+FAILED: list[str] = []  # the jobs of this process's sweep that failed
+
 
 class ResultTable(Callback):
     """Prints each job's overrides and results, then the jobs that failed; writes both to results.csv in the sweep's folder."""
@@ -19,6 +24,7 @@ class ResultTable(Callback):
         """Read every job's metrics.json, or the error.txt that the door wrote."""
         folder = Path(config.hydra.sweep.dir)
         errors = read_errors(folder)
+        FAILED.extend(errors)
         rows = [(job, metrics) for job, metrics in read_results(folder) if job not in errors]
         names = sorted({name for _, metrics in rows for name in metrics if isinstance(metrics[name], (int, float))})
         table = [["job", *names], *([job, *(_number(metrics.get(name)) for name in names)] for job, metrics in rows)]
@@ -51,10 +57,10 @@ class StepCurves(Callback):
             print(f"metrics against steps: {folder}/metrics_vs_steps.png")
 
 
-def read_result(job: Path) -> float:
-    """The number that a finished job returns to the sweeper: the test split's bits per dimension, nan without."""
+def read_result(job: Path, metric: str) -> float:
+    """The number of its metrics.json that a finished job returns to the sweeper, nan where it has none of that name."""
     path = job / "metrics.json"
-    return float(json.loads(path.read_text()).get("test/bits_per_dim", math.nan)) if path.is_file() else math.nan
+    return float(json.loads(path.read_text()).get(metric, math.nan)) if path.is_file() else math.nan
 
 
 def read_results(folder: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -66,6 +72,23 @@ def read_results(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 def read_errors(folder: Path) -> dict[str, str]:
     """Job's folder below `folder` -> why it failed, in the order of the names."""
     return {str(p.parent.relative_to(folder)): p.read_text().strip() for p in sorted(folder.glob("**/error.txt"))}
+
+
+def read_jobs(folder: Path) -> tuple[list[Job], dict[str, str]]:
+    """The finished runs below `folder`, and of every other one its folder -> why it is left out."""
+    jobs, unfinished = [], {}
+    for record in sorted(folder.glob("**/.hydra/overrides.yaml")):
+        job = record.parents[1]
+        error = job / "error.txt"
+        if error.is_file():
+            unfinished[str(job.relative_to(folder))] = error.read_text().strip()
+        elif done(job) is None:
+            unfinished[str(job.relative_to(folder))] = "it is not finished; resume=auto goes on with it"
+        else:
+            pairs = (override.lstrip("+~").partition("=") for override in overrides_of(record))
+            overrides = {key: value for key, _, value in pairs if not key.startswith(("hydra.", "hydra/"))}
+            jobs.append(Job(overrides, json.loads((job / "metrics.json").read_text())))
+    return jobs, unfinished
 
 
 def _number(value: Any) -> str:

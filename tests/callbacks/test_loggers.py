@@ -1,11 +1,15 @@
-"""What WANDB_MODE decides."""
+"""What WANDB_MODE, a key and the network decide."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from ddpm_lab.dashboards import wandb_mode
 
 WRITES = """
 import sys
@@ -30,3 +34,34 @@ def test_disabled_writes_nothing(tmp_path: Path, mode: dict[str, str], written: 
     subprocess.run([sys.executable, "-c", WRITES, str(folder)], env=variables, cwd=tmp_path, check=True, timeout=100)
     assert len(list(folder.glob("wandb/offline-run-*/run-abcd1234.wandb"))) == written
     assert any(folder.iterdir()) == bool(written)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_key_goes_online_where_the_server_answers(answers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if answers:
+            server.listen()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert wandb_mode() == ("online" if answers else "offline")
+
+
+def test_a_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with socket.socket() as server:  # its queue is full, so that a connection is neither made nor refused
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        port = server.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+        start = time.monotonic()
+        assert wandb_mode() == "offline"
+        assert time.monotonic() - start < 2
+        for one in waiting:
+            one.close()

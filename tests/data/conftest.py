@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import webdataset
 from PIL import Image
 
 Noise = Callable[..., np.ndarray]
@@ -69,6 +70,17 @@ def write_celeba(root: Path) -> None:
     (root / "celeba" / "list_eval_partition.txt").write_text("".join(rows))
 
 
+def write_webdataset(root: Path) -> None:
+    folder = root / "webdataset"
+    folder.mkdir()
+    for part, shards in (("train", 3), ("test", 1)):
+        with webdataset.ShardWriter(str(folder / f"{part}-%06d.tar"), maxcount=7, verbose=0) as writer:
+            for i in range(7 * shards):
+                writer.write(
+                    {"__key__": f"{i:05d}", "jpg": noise(90, 70, 3, seed=i), "cls": i % 5, "json": {"caption": "a"}}
+                )
+
+
 def write_lsun(root: Path) -> None:
     import lmdb
 
@@ -109,6 +121,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_cifar(root)
     write_celeba(root)
     write_lsun(root)
+    write_webdataset(root)
     write_imagenet(root)
     write_images(root / "images")
     (root / "npz").mkdir()

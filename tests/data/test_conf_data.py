@@ -13,7 +13,7 @@ FILES = sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
 
 
 def compose(file: Path, root: Path, **changes: object) -> DictConfig:
-    primary = {"data_root": str(root), "seed": 0, "data": OmegaConf.load(file)}
+    primary = {"data_root": str(root), "cache": str(root / "cache"), "seed": 0, "data": OmegaConf.load(file)}
     return OmegaConf.merge(primary, {"data": changes})
 
 
@@ -32,11 +32,11 @@ def test_the_file_reads_its_data_set(file, data_root):
 
 
 def test_every_data_set_has_its_file():
-    names = "celeba cifar10 cifar100 digits fashion_mnist image_folder imagenet64 lsun mnist npz"
+    names = "celeba cifar10 cifar100 digits fashion_mnist image_folder imagenet64 lsun mnist npz webdataset"
     assert [file.stem for file in FILES] == names.split()
 
 
-@pytest.mark.parametrize("name", ["image_folder", "lsun", "celeba"])
+@pytest.mark.parametrize("name", ["image_folder", "lsun", "celeba", "webdataset"])
 def test_size_and_channels_are_set_in_one_place(name, data_root):
     file = next(file for file in FILES if file.stem == name)
     data = instantiate(compose(file, data_root, image_size=16, channels=1, num_workers=0).data)

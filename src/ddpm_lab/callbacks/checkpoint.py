@@ -1,10 +1,11 @@
-"""Checkpoints that a crash cannot damage: last.ckpt every so many steps and on Ctrl-C, and the best by any metric."""
+"""Checkpoints that a crash cannot damage: last.ckpt every so many steps and when asked to stop, and the best by any metric."""
 
 from __future__ import annotations
 
 import math
 import os
 import signal
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -20,7 +21,8 @@ from ddpm_lab.training.say import say
 class Checkpoint(lightning.Callback):
     """Keeps checkpoints/last.ckpt, and for each pair file: metric of `best` the checkpoint of the metric's least value.
 
-    every: optimizer steps between two saves of last.ckpt; one more is made at the end and on Ctrl-C or SIGTERM. Each is
+    every: optimizer steps between two saves of last.ckpt; one more is made at the end and on Ctrl-C, SIGTERM and, under
+    SLURM, SIGUSR1 (#SBATCH --signal=USR1@120), after which the job is put back into its queue. Each is
     written beside its predecessor and then takes its place, so a crash while writing leaves the predecessor. keep: how many
     are kept; those before the last are last-1.ckpt, last-2.ckpt, …. best: a metric is what stands under its name in
     trainer.callback_metrics; one that never does is never saved by.
@@ -71,7 +73,8 @@ class Checkpoint(lightning.Callback):
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Remember who handled the signals."""
-        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        asks = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])]
+        self._handlers = {number: signal.getsignal(number) for number in asks}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """From here on a first Ctrl-C or SIGTERM waits for the step to end; Lightning has just registered its own."""
@@ -148,6 +151,11 @@ class Checkpoint(lightning.Callback):
         if trainer.global_step != self.saved_at:
             self._save(trainer, module, "last.ckpt")
         by = "a signal" if self.interrupted is None else signal.Signals(self.interrupted).name
+        if (
+            trainer.strategy.reduce_boolean_decision(self.interrupted == signal.SIGUSR1, all=False)
+            and trainer.is_global_zero
+        ):
+            _requeue()
         say(f"\nstopped by {by} after step {trainer.global_step}; nothing is lost: continue with {self._command()}")
         # Not KeyboardInterrupt: Lightning would kill the other ranks, and for that its watchdog the first, while it finishes.
         raise SystemExit(1 if trainer.is_global_zero else 0)
@@ -156,7 +164,11 @@ class Checkpoint(lightning.Callback):
         assert isinstance(module, Diffusion)
         partial = self.folder / f"{name}.partial"
         with module.stopwatch.paused():
-            trainer.save_checkpoint(partial)
+            try:
+                trainer.save_checkpoint(partial)
+            except Exception:  # a full disk: half a checkpoint is of no use and in the way
+                partial.unlink(missing_ok=True)
+                raise
             if trainer.is_global_zero:
                 if name == "last.ckpt":
                     self._age()
@@ -185,3 +197,16 @@ class Checkpoint(lightning.Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+def _requeue() -> None:
+    """Have SLURM run this job again, under its number, as soon as there is room."""
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+        trouble = done.stderr.strip() if done.returncode else ""
+    except (OSError, subprocess.SubprocessError) as error:
+        trouble = str(error)
+    say(f"scontrol requeue {job} failed: {trouble}" if trouble else f"job {job} is in SLURM's queue again")

@@ -8,7 +8,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ddpm_lab.data.memory import Batch, ImageSet, Mirrored
+from ddpm_lab.data.memory import Batch, First, ImageSet, Mirrored
 from ddpm_lab.data.splits import is_train
 from ddpm_lab.data.stream import EndlessBatches, OrderedBatches
 from ddpm_lab.pixels import to_float
@@ -77,6 +77,7 @@ class DataModule(lightning.LightningDataModule):
         num_workers: decoding processes for each rank; 0 is fastest for sets in memory.
         mirror: whether the training set also has each image's mirror image.
         seed: of the order of the training stream.
+        first: train on the first so many images alone, to see a network learn them by heart; None: on all.
 
     Raises:
         ValueError: if a batch size is not positive.
@@ -96,6 +97,7 @@ class DataModule(lightning.LightningDataModule):
         num_workers: int = 0,
         mirror: bool,
         seed: int,
+        first: int | None = None,
     ) -> None:
         super().__init__()
         for key, size in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
@@ -103,7 +105,7 @@ class DataModule(lightning.LightningDataModule):
                 raise ValueError(f"data.{key} must be positive and is {size}.")
         self.name, self.image_size, self.channels, self.num_classes = name, image_size, channels, num_classes
         self.batch_size, self.test_batch_size, self.num_workers = batch_size, test_batch_size, num_workers
-        self.mirror, self.seed = mirror, seed
+        self.mirror, self.seed, self.first = mirror, seed, first
         self._dataset = dataset
         self._declared = Declared(name, channels, image_size, num_classes)
         self._loaded: dict[str, ImageSet] = {}
@@ -172,7 +174,11 @@ class DataModule(lightning.LightningDataModule):
 
         """
         self._samples, self._batches = self._position(), self._processed()
-        images: ImageSet = Mirrored(self.images("train")) if self.mirror else self.images("train")
+        images = self.images("train")
+        if self.first is not None:
+            images = First(images, self.first)
+        if self.mirror:
+            images = Mirrored(images)
         # The position is asked for at each iteration: limit_train_batches makes Lightning begin several.
         batches = EndlessBatches(len(images), self.batch_size, self.seed, self._position, *self._rank())
         return self._loader(images, batches)

@@ -53,6 +53,31 @@ class MemorySet:
         return self.images.index_select(0, chosen), self.labels[chosen]
 
 
+class First:
+    """The first n images of a set, all where there are fewer.
+
+    Args:
+        original: the set.
+        n: how many.
+
+    Raises:
+        ValueError: if n is not positive.
+
+    """
+
+    def __init__(self, original: ImageSet, n: int) -> None:
+        if n < 1:
+            raise ValueError(f"data.first counts training images: it must be positive and is {n}.")
+        self.original, self.n = original, min(n, len(original))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return images uint8 [B, C, H, W] and labels int64 [B]."""
+        return self.original.__getitems__(indices)
+
+
 class Mirrored:
     """A set and its mirror images: twice as many items, no random number.
 

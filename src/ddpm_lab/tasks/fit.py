@@ -24,13 +24,14 @@ from ddpm_lab.tasks.building import build_module, check_combination, set_threads
 
 
 def fit(config: DictConfig) -> float:
-    """Train; leave a run folder; return the test split's bits per dimension (or nan if not evaluated).
+    """Train; leave a run folder; return its optimized_metric (nan where it has none).
 
     Raises FileExistsError for a folder that holds a run, unless it is to be resumed.
     """
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     set_threads(config.threads)
+    from ddpm_lab.training.saving import DirectCheckpointIO
     from ddpm_lab.training.say import say
 
     _hush()
@@ -57,7 +58,7 @@ def fit(config: DictConfig) -> float:
         seconds = metrics.get("train/seconds", 0.0)
         if done(folder) == step and 0 <= config.trainer.max_steps <= step:
             say(f"{folder} is complete, with {step} steps; a greater trainer.max_steps would train on")
-            return metrics.get("test/bits_per_dim", math.nan)
+            return metrics.get(config.optimized_metric, math.nan)
     provenance = {"id": None}
     if _is_first_process():
         mark_undone(folder)
@@ -69,6 +70,7 @@ def fit(config: DictConfig) -> float:
         config.trainer,
         callbacks=_callbacks(config),
         logger=loggers,
+        plugins=[DirectCheckpointIO(), *(instantiate(config.trainer.plugins) or [])],
     )
     plain = OmegaConf.to_container(config, resolve=True)
     for logger in loggers:
@@ -94,8 +96,8 @@ def fit(config: DictConfig) -> float:
     if trainer.is_global_zero:
         runs.add_metrics(folder, {"step": trainer.global_step})
         mark_done(folder, trainer.global_step)
-    say(f"done in {time.perf_counter() - start:.0f} s: {folder}/samples.png")
-    return runs.read_metrics(folder).get("test/bits_per_dim", math.nan)
+    say(f"done in {time.perf_counter() - start:.0f} s -> {folder}")
+    return runs.read_metrics(folder).get(config.optimized_metric, math.nan)
 
 
 def _hush() -> None:

@@ -20,6 +20,7 @@ from ddpm_lab.seeds import ImageNoise, mix
 from ddpm_lab.training.ema import EMA
 from ddpm_lab.training.guard import Guard
 from ddpm_lab.training.means import Means
+from ddpm_lab.training.say import say
 from ddpm_lab.training.stopwatch import Stopwatch
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] in [-1, 1], labels [B]
@@ -196,12 +197,20 @@ class Diffusion(lightning.LightningModule):
             self._images = 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums that the next log will be made of. A collective."""
+        """Keep the layout, and the sums that the next log will be made of. A collective."""
+        checkpoint["layout"] = self._layout()
         if self.train_means.sums is not None:
             checkpoint["train_means"] = self._sum_over_ranks(self.train_means.sums.clone()).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on summing where the checkpoint stopped: the sums of all ranks go to the first, and all have some to give."""
+        before, now = checkpoint.get("layout", {}), self._layout()
+        changed = [f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+        if changed:
+            say(
+                f"note: {', '.join(changed)} since the checkpoint: the images go on in their order from where they were, but "
+                "timesteps, noise and dropout are other draws from here on, so this is no longer bitwise the run it was"
+            )
         if "train_means" in checkpoint:
             sums = checkpoint["train_means"]
             mine = sums if self.global_rank == 0 else torch.zeros_like(sums)
@@ -211,6 +220,15 @@ class Diffusion(lightning.LightningModule):
     def batches_done(self) -> int:
         """How many batches each rank has trained on, over all restarts."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
+
+    def _layout(self) -> dict[str, int]:
+        """What the draws of a step follow from, beside the seed."""
+        layout = {
+            "processes": self.trainer.world_size,
+            "accumulate_grad_batches": self.trainer.accumulate_grad_batches,
+        }
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return layout if data is None else {**layout, "data.batch_size": data.batch_size}
 
     def _log(self, metrics: dict[str, float]) -> None:
         for logger in self.trainer.loggers:

@@ -1,0 +1,116 @@
+"""A sweep's table and picture: for every choice the mean over its seeds, and how far the seeds lie apart."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+OF_THE_PLACE = ("resume", "skip_finished", "data_root", "cache", "threads", "logger")  # they change no number
+
+
+class Job(NamedTuple):
+    """A finished run: its overrides key -> value, and its metrics.json."""
+
+    overrides: Mapping[str, str]
+    metrics: Mapping[str, Any]
+
+
+class Row(NamedTuple):
+    """One metric of the jobs that differ in nothing but their seed."""
+
+    choice: str
+    metric: str
+    mean: float
+    sd: float | None  # over seeds, of one run; None for one seed
+    seeds: int
+    values: list[float]
+
+
+def rows(jobs: Sequence[Job], metrics: Sequence[str] | None) -> list[Row]:
+    """The rows of the table. metrics: None takes all numbers that have a protocol beside them.
+
+    Raises ValueError where there is no job, or none has a metric that is named.
+    """
+    if not jobs:
+        raise ValueError("no run in this folder is finished (has a file DONE)")
+    known = sorted({name for job in jobs for name, value in job.metrics.items() if isinstance(value, (int, float))})
+    for name in metrics or ():
+        if name not in known:
+            raise ValueError(f"no run has a metric {name}; they have {', '.join(known)}")
+    shown = metrics or [name for name in known if any(f"{name}_protocol" in job.metrics for job in jobs)]
+    varied = [
+        key
+        for key in dict.fromkeys(key for job in jobs for key in job.overrides)
+        if key != "seed" and key.split(".")[0] not in OF_THE_PLACE and len({job.overrides.get(key) for job in jobs}) > 1
+    ]
+    found: dict[tuple[str, str], list[float]] = {}
+    for job in jobs:
+        choice = ", ".join(f"{key}={job.overrides[key]}" for key in varied if key in job.overrides) or "default"
+        for name in shown:
+            if isinstance(job.metrics.get(name), (int, float)):
+                found.setdefault((choice, name), []).append(float(job.metrics[name]))
+    return [
+        Row(choice, name, statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else None, len(v), v)
+        for (choice, name), v in sorted(found.items(), key=lambda item: (item[0][1], item[0][0]))
+    ]
+
+
+def sweep_report(jobs: Sequence[Job], folder: Path, metrics: Sequence[str] | None) -> str:
+    """Write report.csv and report.png; return the table as text."""
+    table = rows(jobs, metrics)
+    if not table:
+        raise ValueError("the finished runs have no number with a protocol to report; name others with metrics=[…]")
+    with (folder / "report.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("choice", "metric", "mean", "sd", "seeds"), *((r.choice, r.metric, r.mean, r.sd, r.seeds) for r in table)]
+        )
+    _draw(table, folder / "report.png")
+    lines = []
+    for metric in dict.fromkeys(row.metric for row in table):
+        lines.append(metric)
+        of_it = sorted((row for row in table if row.metric == metric), key=lambda row: row.mean)
+        width = max(len(_short(row.choice)) for row in of_it)
+        for row in of_it:
+            spread = "one seed" if row.sd is None else f"± {row.sd:.2g} over {row.seeds} seeds"
+            lines.append(f"  {_short(row.choice).ljust(width)}  {row.mean:.5g}  {spread}")
+    return "\n".join([*lines, f"-> {folder}/report.png, report.csv"])
+
+
+def _draw(table: Sequence[Row], path: Path) -> None:
+    """A panel for each metric: every seed a dot, their mean a bar with the standard deviation over seeds."""
+    from matplotlib.figure import Figure
+
+    choices = list(dict.fromkeys(row.choice for row in table))[::-1]
+    metrics = list(dict.fromkeys(row.metric for row in table))
+    columns = min(3, len(metrics))
+    lines = math.ceil(len(metrics) / columns)
+    labels = [_short(choice) for choice in choices]
+    longest = max(map(len, labels)) * 0.085
+    figure = Figure(figsize=(longest + 3.6 * columns, lines * (1.1 + 0.32 * len(choices)) + 0.4), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
+    for axes, metric in zip(panels, metrics, strict=False):
+        for row in (row for row in table if row.metric == metric):
+            y = choices.index(row.choice)
+            axes.scatter(row.values, [y] * row.seeds, s=22, color="C0", alpha=0.6, linewidths=0, zorder=3)
+            axes.errorbar(
+                row.mean, y, xerr=row.sd, fmt="|", color="black", markersize=14, capsize=4, elinewidth=1, zorder=2
+            )
+        axes.set_yticks(range(len(choices)), labels, fontsize=8)
+        axes.set_ylim(-0.6, len(choices) - 0.4)
+        axes.set_title(metric, fontsize=10)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.grid(alpha=0.3)
+    for axes in panels[len(metrics) :]:
+        axes.set_visible(False)
+    figure.suptitle("one dot a seed; the bar is their mean, with the standard deviation over seeds", fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def _short(choice: str) -> str:
+    """Without the digits of a number that nobody reads: optimizer.lr=0.007093813 as optimizer.lr=0.007094."""
+    return re.sub(r"\d+\.\d{5,}", lambda number: f"{float(number[0]):.4g}", choice)
