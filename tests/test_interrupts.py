@@ -271,18 +271,7 @@ def test_another_batch_on_resume_says_what_is_no_longer_exact(tmp_path: Path) ->
 
 def test_torchrun(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(ROOT / "train.py")]
-    options = [*QUICK, *DDP, "logger=csv", "trainer.max_steps=2", "resume=auto"]
-    for words in ("2 steps -> ", "is complete, with 2 steps"):
-        process = subprocess.run(
-            [*torchrun, *options],
-            env=environment(),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=True,
-        )
-        assert words in process.stdout
-        assert len(list((tmp_path / "outputs" / "digits").iterdir())) == 1
+    options = [*QUICK, *DDP, "logger=csv", "trainer.max_steps=2"]
+    subprocess.run([*torchrun, *options], env=environment(), cwd=tmp_path, timeout=100, check=True)
     (folder,) = (tmp_path / "outputs" / "digits").iterdir()
     assert checkpoint(folder)["layout"]["processes"] == 2

@@ -11,7 +11,7 @@ from tests.kills import Case, survive
     ("case", "moments"),
     [
         (Case("hybrid", "loss_second_moment", processes=2, accumulate=4), ("checkpoint",)),
-        (Case("simple", "uniform"), ("samples", "end")),
+        (Case("simple", "uniform"), ("samples",)),
     ],
 )
 def test_a_killed_run_ends_as_one_never_killed(case: Case, moments: tuple[str, ...], tmp_path: Path) -> None:
