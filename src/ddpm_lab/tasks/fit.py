@@ -97,7 +97,13 @@ def fit(config: DictConfig) -> float:
         runs.add_metrics(folder, {"step": trainer.global_step})
         mark_done(folder, trainer.global_step)
     say(f"done in {time.perf_counter() - start:.0f} s -> {folder}")
-    return runs.read_metrics(folder).get(config.optimized_metric, math.nan)
+    metrics = runs.read_metrics(folder)
+    if sweep and config.optimized_metric not in metrics:
+        known = ", ".join(name for name, value in metrics.items() if isinstance(value, float))
+        say(
+            f"warning: this job returns nan to its sweep: it has no optimized_metric={config.optimized_metric}, but {known}"
+        )
+    return metrics.get(config.optimized_metric, math.nan)
 
 
 def _hush() -> None:
