@@ -115,6 +115,8 @@ def test_launchers_run_the_jobs_and_the_report_tells_of_them(launcher: str, tmp_
     assert float(row["mean"]) == pytest.approx(sum(values) / 2)
     assert float(row["sd"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     assert width(tmp_path / "report.png") > 300
+    assert "train/seconds" in run("report", f"sweep={tmp_path}", "only=[train/seconds]", f"out={tmp_path}/other")
+    assert "no run has a metric fid; they have step, " in run("report", f"sweep={tmp_path}", "only=[fid]", expect=1)
 
 
 def test_optuna_minimises_the_metric_that_is_asked_for(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def sweep_report(jobs: Sequence[Job], folder: Path, metrics: Sequence[str] | Non
     """Write report.csv and report.png; return the table as text."""
     table = rows(jobs, metrics)
     if not table:
-        raise ValueError("the finished runs have no number with a protocol to report; name others with metrics=[…]")
+        raise ValueError("the finished runs have no number with a protocol to report; name others with only=[…]")
     with (folder / "report.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [("choice", "metric", "mean", "sd", "seeds"), *((r.choice, r.metric, r.mean, r.sd, r.seeds) for r in table)]

@@ -112,6 +112,7 @@ def _hush() -> None:
     warnings.filterwarnings("ignore", "Found .* module.* in eval mode", module="lightning")  # the averages are
     warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", module="lightning")
     warnings.filterwarnings("ignore", "torch.distributed.nn.functional.all_gather is deprecated", module="lightning")
+    warnings.filterwarnings("ignore", "The `srun` command is available", module="lightning")  # not all there is a job
     warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers", module="lightning")
 
 

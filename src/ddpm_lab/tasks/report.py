@@ -16,7 +16,7 @@ def report(config: DictConfig) -> None:
     """Tell of a sweep or of one run; ValueError unless one of the two is given."""
     if (config.sweep is None) == (config.run is None):
         raise ValueError("give either sweep=… (a folder of runs) or run=… (a run folder)")
-    names = None if config.metrics is None else list(config.metrics)
+    names = None if config.only is None else list(config.only)
     if config.run is not None:
         folder = runs.checked_run(config.run)
         print(f"curves of {folder}: {run_curves(folder / 'scalars.csv', _out(config, folder), names)}")
