@@ -53,6 +53,8 @@ INSIDE_DIFFUSION = {
     "predictions": {"process", "tables"},
     "variances": {"process", "tables"},
     "denoiser": {"predictions", "variances", "process", "gaussian", "tables"},
+    "guidance": {"denoiser", "gaussian", "tables"},
+    "classifier": {"denoiser", "process"},
     "likelihood": {"denoiser", "process", "gaussian"},
     "objectives": {"likelihood", "denoiser", "variances", "weightings"},
 }

@@ -132,7 +132,7 @@ def test_mixed_precision_ends_at_the_output(of_network: torch.dtype) -> None:
     model = Denoiser(Listening(4, of_network), process, Epsilon(), LearnedRange())
     x_t, t = randn(2, 2, 2, 2, dtype=torch.float32), full(2, 4)
     estimate = model.estimate(x_t, t, clip=False)
-    for field in (*estimate, *model.step(estimate, x_t, t, t - 1)):
+    for field in (*estimate[:4], *model.step(estimate, x_t, t, t - 1)):
         assert field is not None
         assert field.dtype == torch.float32
     # eps = 0, so x_0 = x_t / sqrt(alpha_bar), which half precision would round.

@@ -14,24 +14,40 @@ from ddpm_lab.diffusion.tables import expand, lookup
 from ddpm_lab.diffusion.variances import Variance
 
 
+class Shift(NamedTuple):
+    """How a gradient has moved an estimate. x_0: before that. gradient: of log p(y | x_t), scaled. Both [B, C, H, W]."""
+
+    x_0: Tensor
+    gradient: Tensor
+
+
 class Estimate(NamedTuple):
-    """What one network call says about x_0; every field [B, C, H, W].
+    """What one network call says about x_0; every tensor [B, C, H, W].
 
     output: the network's first head. x_0: the image it stands for. noise: the noise that leads from x_0 to x_t.
-    raw_variance: the second head, None for fixed variances.
+    raw_variance: the second head, None for fixed variances. shift: None unless a gradient has moved x_0 and noise.
     """
 
     output: Tensor
     x_0: Tensor
     noise: Tensor
     raw_variance: Tensor | None
+    shift: Shift | None = None
+
+
+def network_time(t: Tensor, time_scale: float, dtype: torch.dtype) -> Tensor:
+    """(t - 1) * time_scale, what a network of noisy images is told of t [B] in 1..T.
+
+    Published checkpoints count timesteps from 0: this "- 1" stands nowhere else. Half precision has too few digits to tell
+    4000 timesteps apart, so that the result is at least float32.
+    """
+    return (t - 1).to(torch.promote_types(dtype, torch.float32)) * time_scale
 
 
 class Denoiser(nn.Module):
     """p(x_s | x_t), built from a network and the meaning of its output.
 
-    network: (x [B, C, H, W], time [B], y [B] or None) -> [B, heads * C, H, W]. Its time is (t - 1) * time_scale:
-    published checkpoints count timesteps from 0, and this "- 1" stands nowhere else.
+    network: (x [B, C, H, W], time [B], y [B] or None) -> [B, heads * C, H, W]; see network_time.
     time_scale: 1000 / T is the public code's "rescale_timesteps".
     """
 
@@ -54,9 +70,16 @@ class Denoiser(nn.Module):
 
         clip: clamp x_0 to [-1, 1]; the noise, and the mean in `step`, follow from the clipped x_0.
         """
+        output, raw_variance = self.outputs(x_t, t, y)
+        x_0 = self.prediction.x_0(self.process, output, x_t, t)
+        if clip:
+            x_0 = x_0.clamp(-1, 1)
+        return Estimate(output, x_0, self.noise(x_0, x_t, t), raw_variance)
+
+    def outputs(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The network's output [B, C, H, W] and its raw variance, None for fixed ones; arguments as of `estimate`."""
         channels = x_t.shape[1]
-        # Half precision has too few digits to tell 4000 timesteps apart.
-        time = (t - 1).to(torch.promote_types(x_t.dtype, torch.float32)) * self.time_scale
+        time = network_time(t, self.time_scale, x_t.dtype)
         # Mixed precision ends here: what follows needs the precision of x_t.
         output = self.network(x_t, time, y).to(x_t.dtype)
         if output.shape[1] != self.variance.heads * channels:
@@ -64,12 +87,7 @@ class Denoiser(nn.Module):
                 f"{type(self.variance).__name__} needs a network with {self.variance.heads * channels} output channels "
                 f"for images of {channels}, and this one returned {output.shape[1]}; set its out_channels"
             )
-        raw_variance = output[:, channels:] if self.variance.heads == 2 else None
-        output = output[:, :channels]
-        x_0 = self.prediction.x_0(self.process, output, x_t, t)
-        if clip:
-            x_0 = x_0.clamp(-1, 1)
-        return Estimate(output, x_0, self.noise(x_0, x_t, t), raw_variance)
+        return output[:, :channels], output[:, channels:] if self.variance.heads == 2 else None
 
     def noise(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The noise that leads from x_0 to x_t: (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)."""

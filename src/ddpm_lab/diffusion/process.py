@@ -62,6 +62,11 @@ class Process(Tables):
         alpha_bar = lookup(self.alpha_bar, t)
         return expand(alpha_bar.sqrt(), x_0) * x_0 + expand((1 - alpha_bar).sqrt(), x_0) * noise
 
+    def rise(self, x_s: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t ~ q(x_t | x_s), s < t: sqrt(1 - beta_{t|s}) x_s + sqrt(beta_{t|s}) noise (Ho et al. 2020, equation 2)."""
+        beta = self.beta(t, s)
+        return expand((1 - beta).sqrt(), x_s) * x_s + expand(beta.sqrt(), x_s) * noise
+
     def posterior_coefficients(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """The weights [B] of x_0 and of x_t in the mean of q(x_s | x_t, x_0) (Ho et al. 2020, equation 7)."""
         alpha_bar_t, alpha_bar_s = lookup(self.alpha_bar, t), lookup(self.alpha_bar, s)

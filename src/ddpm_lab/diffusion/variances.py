@@ -24,8 +24,14 @@ class Variance(Protocol):
         self, process: Process, raw: Tensor | None, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None
     ) -> Tensor: ...
 
+    def variance(
+        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None
+    ) -> Tensor:
+        """exp(log_variance), but for variances whose logarithm is another's where they are 0."""
+        return self.log_variance(process, raw, x_t, t, s, above).exp()
 
-class FixedSmall:
+
+class FixedSmall(Variance):
     """beta~_{t|s}: right where every x_0 is one point (Ho et al. 2020, section 3.2)."""
 
     heads = 1
@@ -36,8 +42,14 @@ class FixedSmall:
         """Log beta~, [B, 1, 1, 1]."""
         return expand(process.log_variance_bounds(t, s, above)[0], x_t)
 
+    def variance(
+        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None
+    ) -> Tensor:
+        """beta~, [B, 1, 1, 1]: 0 at s = 0."""
+        return torch.where(expand(s, x_t) > 0, super().variance(process, raw, x_t, t, s, above), 0.0)
 
-class FixedLarge:
+
+class FixedLarge(Variance):
     """beta_{t|s}: right where x_0 is standard normal; at s = 0 the clipped beta~, as the public code has it."""
 
     heads = 1
@@ -50,7 +62,7 @@ class FixedLarge:
         return expand(torch.where(s.to(lower.device) == 0, lower, upper), x_t)
 
 
-class Learned:
+class Learned(Variance):
     """The raw head is the log-variance itself (Ho et al. 2020, table 2), whatever the stride."""
 
     heads = 2
@@ -62,7 +74,7 @@ class Learned:
         return _required(raw, self)
 
 
-class LearnedRange:
+class LearnedRange(Variance):
     """The raw head v interpolates between the bounds (Nichol & Dhariwal 2021, equation 15).
 
     log Sigma = f log beta + (1 - f) log beta~, with f = (v + 1) / 2, so that v lies about in [-1, 1].

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.samplers.sampler import RandnLike, Sampler
-from ddpm_lab.samplers.spacings import Spacing, pairs
+from ddpm_lab.samplers.spacings import Spacing
 
 
 class DDIM(Sampler):
@@ -26,18 +26,21 @@ class DDIM(Sampler):
             )
         self.eta = eta
 
-    @torch.no_grad()
-    def walk(
-        self, denoiser: Denoiser, x: Tensor, y: Tensor | None = None, randn_like: RandnLike = torch.randn_like
-    ) -> Iterator[Tensor]:
-        """Yield x after every step (equation 12); noise is drawn only where it is used."""
-        for t, s in pairs(self.timesteps(denoiser.process.T)):
-            alpha_bar_t, alpha_bar_s = denoiser.process.alpha_bar[[t, s]].tolist()
-            sigma = self.eta * ((1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)) ** 0.5
-            x = self._line(denoiser, x, y, t, alpha_bar_s, sigma)
-            if sigma > 0:
-                x = x + sigma * randn_like(x)
-            yield x
+    def move(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        y: Tensor | None,
+        t: int,
+        s: int,
+        above: int | None,
+        randn_like: RandnLike,
+    ) -> Tensor:
+        """Equation 12."""
+        alpha_bar_t, alpha_bar_s = denoiser.process.alpha_bar[[t, s]].tolist()
+        sigma = self.eta * ((1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)) ** 0.5
+        x = self._line(denoiser, x, y, t, alpha_bar_s, sigma)
+        return x + sigma * randn_like(x) if sigma > 0 else x
 
     @torch.no_grad()
     def invert(self, denoiser: Denoiser, x: Tensor, y: Tensor | None = None) -> Tensor:

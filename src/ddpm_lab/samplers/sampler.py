@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser
-from ddpm_lab.samplers.spacings import Spacing, timesteps
+from ddpm_lab.samplers.spacings import Spacing, pairs, timesteps
 
 RandnLike = Callable[[Tensor], Tensor]
 
@@ -29,17 +29,70 @@ class Sampler(ABC):
         """The ascending timesteps that a walk visits, one network call each. Raises ValueError if T has too few."""
         return timesteps(T, self.steps, self.spacing)
 
-    @abstractmethod
+    def stages(self, T: int, start: int | None = None) -> list[int]:
+        """The ascending timesteps of a walk that starts at `start`, one of `timesteps`; all of them if None.
+
+        Raises ValueError for a start where no step of the walk begins; `nearest` finds one.
+        """
+        chosen = self.timesteps(T)
+        if start is not None and start not in chosen:
+            raise ValueError(
+                f"a walk of {len(chosen)} steps has none that starts at t={start}; near it: {self.nearest(T, start)}"
+            )
+        return chosen if start is None else chosen[: chosen.index(start) + 1]
+
+    def nearest(self, T: int, t: float) -> int:
+        """The timestep of the walk, or 0 for the image itself, that is nearest to t."""
+        return min([0, *self.timesteps(T)], key=lambda stage: abs(stage - t))
+
+    @torch.no_grad()
     def walk(
-        self, denoiser: Denoiser, x: Tensor, y: Tensor | None = None, randn_like: RandnLike = torch.randn_like
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        y: Tensor | None = None,
+        randn_like: RandnLike = torch.randn_like,
+        *,
+        start: int | None = None,
     ) -> Iterator[Tensor]:
-        """Yield x after every step, the image last. x: standard normal; y: labels [B] or None."""
+        """Yield x after every step, the image last. x: standard normal; y: labels [B] or None.
+
+        start: a timestep of the walk to set out from, where x is x_start; None: the last, as all walks do that begin
+        in noise.
+        """
+        above = None
+        for t, s in pairs(self.stages(denoiser.process.T, start)):
+            x = self.move(denoiser, x, y, t, s, above, randn_like)
+            yield x
+            above = t
+
+    @abstractmethod
+    def move(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        y: Tensor | None,
+        t: int,
+        s: int,
+        above: int | None,
+        randn_like: RandnLike,
+    ) -> Tensor:
+        """x_s from x = x_t, s < t, by one network call; noise is drawn only where it is used. Called without gradients.
+
+        above: the stage of the walk before t, None for its first; see Process.log_variance_bounds.
+        """
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, y: Tensor | None = None, randn_like: RandnLike = torch.randn_like
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        y: Tensor | None = None,
+        randn_like: RandnLike = torch.randn_like,
+        *,
+        start: int | None = None,
     ) -> Tensor:
         """Return the image that the walk ends with."""
         image = x
-        for image in self.walk(denoiser, x, y, randn_like):  # noqa: B007 (keeps one x alive, not all)
+        for image in self.walk(denoiser, x, y, randn_like, start=start):  # noqa: B007 (keeps one x alive, not all)
             pass
         return image
