@@ -224,6 +224,7 @@ def _options(config_name: str, parents: list[str]) -> list[str]:
 
 # Here and not in `door`: a launcher's processes unpickle a job, which imports this, and never pass a door.
 OmegaConf.register_new_resolver("experiments", lambda: f"file://{_root()}", replace=True)
+OmegaConf.register_new_resolver("groups_of", lambda name: f"file://{_root()}/conf/{name}", replace=True)
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
 OmegaConf.register_new_resolver("evaluation_folder", _evaluation_folder, replace=True)
 OmegaConf.register_new_resolver("job_folder", folder_of_a_job, replace=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "torch-fidelity", "wandb", "numpy", "ddpm-lab")
 
@@ -112,6 +113,14 @@ def checked_run(folder: str | Path) -> Path:
         known = f"; runs here: {', '.join(near[-5:])}" if near else "; train one first: python train.py"
         raise FileNotFoundError(f"run={folder} is not a run folder: it holds no config.yaml{known}")
     return path
+
+
+def load_config(folder: Path) -> DictConfig:
+    """The run's config.yaml; options that runs of earlier versions do not have get the value that they had in effect."""
+    earlier = {"task": {"name": "diffusion"}, "label_dropout": 0.0}
+    config = OmegaConf.merge(earlier, OmegaConf.load(folder / "config.yaml"))
+    assert isinstance(config, DictConfig)
+    return config
 
 
 def evaluation_folder(run: str | None, samples: str | None) -> Path:

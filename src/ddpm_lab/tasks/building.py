@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ddpm_lab import runs
+from ddpm_lab.diffusion.classifier import Classifier
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.process import Process
 
@@ -19,70 +21,70 @@ def build_denoiser(config: DictConfig) -> Denoiser:
     """The network with as many outputs as the variance needs, and what its output means."""
     variance = instantiate(config.variance)
     data = config.data
-    if config.class_conditional and data.num_classes is None:
-        raise ValueError(f"class_conditional=true needs labels, and data={data.name} has none")
     network = instantiate(
         config.network,
         image_size=data.image_size,
         in_channels=data.channels,
         out_channels=data.channels * variance.heads,
-        num_classes=data.num_classes if config.class_conditional else None,
+        num_classes=data.num_classes + (config.label_dropout > 0) if config.class_conditional else None,
     )
     process = Process(instantiate(config.schedule))
     return Denoiser(network, process, instantiate(config.prediction), variance, config.time_scale)
 
 
-def build_module(config: DictConfig) -> Any:
-    """The LightningModule of a run, freshly initialised from config.seed."""
-    from ddpm_lab.seeds import mix
-    from ddpm_lab.training.diffusion import Diffusion
-
-    check_combination(config)
-    torch.manual_seed(mix(config.seed))
-    denoiser = build_denoiser(config)
-    return Diffusion(
-        denoiser,
-        instantiate(config.objective),
-        instantiate(config.timestep_sampler, T=denoiser.process.T),
-        instantiate(config.optimizer),
-        instantiate(config.lr_scheduler),
-        ema_rates=config.ema_rates,
-        conditional=config.class_conditional,
-        seed=config.seed,
-        compile=config.compile,
-        channels_last=config.channels_last,
+def build_classifier(config: DictConfig) -> Classifier:
+    """The network with as many outputs as there are classes, and the process that makes its images noisy."""
+    data = config.data
+    network = instantiate(
+        config.network, image_size=data.image_size, in_channels=data.channels, num_classes=data.num_classes
     )
+    return Classifier(network, Process(instantiate(config.schedule)), config.time_scale)
 
 
-def check_combination(config: DictConfig) -> None:
-    """Refuse, before anything large is built or read, what cannot be trained together: ValueError says what to set."""
-    if "weighting" not in config.objective and not config.weighting._target_.endswith(".uniform"):
-        raise ValueError(
-            f"weighting={config.weighting._target_.rsplit('.', 1)[-1]} has no part in this objective: the bound's weights "
-            "are what they are; leave weighting=uniform, or set objective=simple or hybrid"
-        )
-    instantiate(config.objective).check(instantiate(config.variance))
+def build_module(config: DictConfig) -> Any:
+    """The LightningModule that config.task trains, freshly initialised from config.seed."""
+    from ddpm_lab.seeds import mix
+
+    task = instantiate(config.task)
+    task.check(config)
+    torch.manual_seed(mix(config.seed))
+    return task.build(config)
 
 
 def load_run(run: str, weights: str | int) -> tuple[DictConfig, Denoiser, int]:
     """A run's configuration, its denoiser with the weights asked for, and the step they were saved at.
 
-    weights: "ema" (the first average), "raw", or an average's number.
+    weights: "ema" (the first average), "raw", or an average's number. Raises ValueError for a run of task=classifier.
     """
+    return _load(run, weights, build_denoiser, "diffusion")
+
+
+def load_classifier(run: str, weights: str | int) -> tuple[DictConfig, Classifier, int]:
+    """The same for a run of task=classifier. Raises ValueError for any other."""
+    return _load(run, weights, build_classifier, "classifier")
+
+
+Built = TypeVar("Built", Denoiser, Classifier)
+
+
+def _load(
+    run: str, weights: str | int, build: Callable[[DictConfig], Built], task: str
+) -> tuple[DictConfig, Built, int]:
     path = Path(run)
     folder = runs.checked_run(path.parent.parent if path.suffix == ".ckpt" else path)
-    config = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(config, DictConfig)
+    config = runs.load_config(folder)
+    if config.task.name != task:
+        raise ValueError(f"{run} is a run of task={config.task.name} and one of task={task} is needed here")
     checkpoint = path if path.suffix == ".ckpt" else runs.latest_checkpoint(folder)
     if checkpoint is None:
         raise FileNotFoundError(f"run={run} has no checkpoint yet: {folder}/checkpoints holds no last*.ckpt")
     loaded = runs.load_checkpoint(checkpoint)
-    denoiser = build_denoiser(config)
+    model = build(config)
     prefix = runs.weights_prefix(str(weights), list(config.ema_rates))
     state = {k.removeprefix(prefix): v for k, v in loaded["state_dict"].items() if k.startswith(prefix)}
-    runs.check_same(checkpoint, state, denoiser.network.state_dict())
-    denoiser.network.load_state_dict(state)
-    return config, denoiser.eval(), loaded["global_step"]
+    runs.check_same(checkpoint, state, model.network.state_dict())
+    model.network.load_state_dict(state)
+    return config, model.eval(), loaded["global_step"]
 
 
 def build_extractor(config: DictConfig, data: DictConfig | None, device: torch.device) -> Any:

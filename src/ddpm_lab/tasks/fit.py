@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ddpm_lab import runs
 from ddpm_lab.folders import done, mark_done, mark_undone
 from ddpm_lab.jobs import SWEEP
-from ddpm_lab.tasks.building import build_module, check_combination, set_threads
+from ddpm_lab.tasks.building import build_module, set_threads
 
 
 def fit(config: DictConfig) -> float:
@@ -42,7 +42,7 @@ def fit(config: DictConfig) -> float:
             f"trainer.precision={config.trainer.precision}: images and weights are float32 here; take 32-true, 16-mixed or "
             "bf16-mixed"
         )
-    check_combination(config)
+    instantiate(config.task).check(config)
     checkpoint = _checkpoint_to_resume(config.resume, folder)
     data = instantiate(config.data)
     _count_epochs(config, len(data.images("train")))

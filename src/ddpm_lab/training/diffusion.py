@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.diffusion.guidance import drop_labels
 from ddpm_lab.diffusion.objectives import Objective
 from ddpm_lab.diffusion.timesteps import TimestepSampler
 from ddpm_lab.seeds import ImageNoise, mix
@@ -38,11 +39,12 @@ def evaluating(denoiser: Denoiser) -> Iterator[None]:
 
 
 class Diffusion(lightning.LightningModule):
-    """Trains a Denoiser and keeps averages of its network on every rank.
+    """Trains a Denoiser, or a Classifier by its own objective, and keeps averages of its network on every rank.
 
     optimizer: parameters -> Optimizer. lr_scheduler: Optimizer -> LRScheduler, stepped once per optimizer step.
     ema_rates: one average each; the first is what samples and evaluations use. compile: torch.compile the live network,
     in place, so that checkpoints load without it. channels_last: the memory format of weights and images.
+    conditional: labels are given to the network; in training each becomes null_label with probability label_dropout.
 
     All randomness of a step (t, noise, dropout) is a function of seed, rank and the number of the batch, so that a resumed
     run repeats what an uninterrupted one would have drawn.
@@ -58,12 +60,13 @@ class Diffusion(lightning.LightningModule):
         *,
         ema_rates: Sequence[float] = (0.9999,),
         conditional: bool = False,
+        label_dropout: float = 0.0,
+        null_label: int = 0,
         seed: int = 0,
         compile: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        objective.check(denoiser.variance)
         self.denoiser = denoiser
         self.objective = objective
         self.timesteps = timesteps
@@ -71,6 +74,8 @@ class Diffusion(lightning.LightningModule):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.conditional = conditional
+        self.label_dropout = label_dropout
+        self.null_label = null_label
         self.seed = seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
@@ -96,6 +101,8 @@ class Diffusion(lightning.LightningModule):
         torch.manual_seed(mix(self.seed, self.global_rank, self.batches_done))
         t, weight = self.timesteps.draw(len(x))
         t, weight = t.to(x.device), weight.to(x.device)
+        if y is not None and self.label_dropout > 0:
+            y = drop_labels(y, self.label_dropout, self.null_label)
         losses = self.objective(self.denoiser, x, t, y)
         self.timesteps.update(t, losses["loss"].detach())
         self.train_means.add(losses, quartile=4 * (t - 1) // self.denoiser.process.T)

@@ -13,28 +13,28 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+BY_QUARTILE = ("loss", "accuracy")
+
+
 class Means:
-    """Adds up per-sample losses, and "loss" by quartile of t as well; waits for the device only in `flush`."""
+    """Adds up per-sample losses, some by quartile of t as well; waits for the device only in `flush`."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.sums: Tensor | None = None  # one row per name, then one per quartile; columns: sum, count
+        self.sums: Tensor | None = None  # one row per name; columns: sum, count
 
     @torch.no_grad()
     def add(self, losses: dict[str, Tensor], quartile: Tensor) -> None:
         """losses: name -> [B], "loss" among them; quartile: [B] integers 0..3."""
-        self.names = [*losses, *(f"loss_q{i}" for i in range(4))]
+        split = [name for name in BY_QUARTILE if name in losses]
+        self.names = [*losses, *(f"{name}_q{i}" for name in split for i in range(4))]
         dtype = widest(losses["loss"].device)
-        loss = losses["loss"].to(dtype)
-        of_all = torch.stack(
-            [
-                torch.stack([value.sum(dtype=dtype) for value in losses.values()]),
-                loss.new_full((len(losses),), len(loss)),
-            ],
-            1,
-        )
-        by_quartile = loss.new_zeros(4, 2).index_add_(0, quartile, torch.stack([loss, torch.ones_like(loss)], 1))
-        sums = torch.cat([of_all, by_quartile])
+        sums = torch.stack([value.sum(dtype=dtype) for value in losses.values()])
+        rows = [torch.stack([sums, sums.new_full((len(losses),), len(quartile))], 1)]
+        for name in split:
+            both = torch.stack([losses[name].to(dtype), sums.new_ones(len(quartile))], 1)
+            rows.append(sums.new_zeros(4, 2).index_add_(0, quartile, both))
+        sums = torch.cat(rows)
         self.sums = sums if self.sums is None else self.sums + sums
 
     def restore(self, sums: Tensor, device: torch.device) -> None:

@@ -1,0 +1,109 @@
+"""What train.py can train: task=diffusion, task=classifier."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, cast
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig
+
+from ddpm_lab.tasks.building import build_classifier, build_denoiser
+
+if TYPE_CHECKING:
+    from ddpm_lab.diffusion.denoiser import Denoiser
+    from ddpm_lab.training.diffusion import Diffusion
+
+
+class DiffusionModel:
+    """A denoiser, by the objective that the configuration names."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def check(self, config: DictConfig) -> None:
+        """Refuse, before anything large is built or read, what cannot be trained: ValueError says what to set."""
+        if not _takes(config.network, "out_channels"):
+            raise ValueError(
+                f"network {config.network._target_.rsplit('.', 1)[-1]} has no images as output: it is for task=classifier"
+            )
+        if "weighting" not in config.objective and not config.weighting._target_.endswith(".uniform"):
+            raise ValueError(
+                f"weighting={config.weighting._target_.rsplit('.', 1)[-1]} has no part in this objective: the bound's "
+                "weights are what they are; leave weighting=uniform, or set objective=simple or hybrid"
+            )
+        instantiate(config.objective).check(instantiate(config.variance))
+        if config.class_conditional and config.data.num_classes is None:
+            raise ValueError(f"class_conditional=true needs labels, and data={config.data.name} has none")
+        if not isinstance(config.label_dropout, (int, float)) or not 0 <= config.label_dropout < 1:
+            raise ValueError(f"label_dropout={config.label_dropout} is a probability: take 0 or more, and less than 1")
+        if config.label_dropout > 0 and not config.class_conditional:
+            raise ValueError(
+                "label_dropout drops labels that only a class-conditional model has: add class_conditional=true"
+            )
+
+    def build(self, config: DictConfig) -> Diffusion:
+        """The LightningModule."""
+        return _module(
+            config,
+            build_denoiser(config),
+            instantiate(config.objective),
+            conditional=config.class_conditional,
+            label_dropout=config.label_dropout,
+            null_label=config.data.num_classes or 0,
+        )
+
+
+class ClassifierModel:
+    """A classifier of noisy images, by cross entropy."""
+
+    NO_PART = ("objective", "weighting", "prediction", "variance", "sampler", "class_conditional", "label_dropout")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def check(self, config: DictConfig) -> None:
+        """As of `DiffusionModel`."""
+        if _takes(config.network, "out_channels"):
+            raise ValueError(
+                "task=classifier needs a network that ends in classes, such as network=classifier_tiny or classifier_small, "
+                f"and {config.network._target_.rsplit('.', 1)[-1]} ends in images"
+            )
+        if config.data.num_classes is None or config.data.num_classes < 2:
+            raise ValueError(
+                f"task=classifier learns to tell classes apart and data={config.data.name} has "
+                f"{config.data.num_classes or 'no'} labelled classes"
+            )
+        given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        idle = [option for option in given if option.lstrip("+~").split("=")[0].split(".")[0] in self.NO_PART]
+        if idle:
+            raise ValueError(f"{idle[0]} has no part in task=classifier, which trains by cross entropy: leave it out")
+
+    def build(self, config: DictConfig) -> Diffusion:
+        """The LightningModule."""
+        from ddpm_lab.diffusion.classifier import CrossEntropy
+
+        # In the denoiser's place: CrossEntropy asks no more of it than it has.
+        return _module(config, cast("Denoiser", build_classifier(config)), CrossEntropy(), conditional=True)
+
+
+def _takes(network: DictConfig, argument: str) -> bool:
+    return argument in inspect.signature(get_object(network._target_)).parameters
+
+
+def _module(config: DictConfig, denoiser: Denoiser, objective: object, **options: object) -> Diffusion:
+    from ddpm_lab.training.diffusion import Diffusion
+
+    return Diffusion(
+        denoiser,
+        objective,  # type: ignore[arg-type]
+        instantiate(config.timestep_sampler, T=denoiser.process.T),
+        instantiate(config.optimizer),
+        instantiate(config.lr_scheduler),
+        ema_rates=config.ema_rates,
+        seed=config.seed,
+        compile=config.compile,
+        channels_last=config.channels_last,
+        **options,  # type: ignore[arg-type]
+    )
