@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "training": {"diffusion", "samplers", "seeds"},
     "metrics": {"ranks", "pixels"},
     "evaluation": {"metrics", "diffusion", "samplers", "ranks", "runs", *LEAVES},
+    "steering": {"evaluation", "diffusion", "samplers", *LEAVES},
     "callbacks": {"training", "evaluation", "metrics", "diffusion", "samplers", "runs", "dashboards", *LEAVES},
     "data": {"pixels"},
     "checkpoints": {"networks"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "cli": {"runs", "folders", "jobs", "sweeps"},
     "tasks": {
         *("training", "callbacks", "evaluation", "metrics", "diffusion", "samplers", "data", "ranks", "runs"),
-        *("folders", "jobs", "sweeps"),
+        *("folders", "jobs", "sweeps", "steering"),
         *LEAVES,
     },
 }

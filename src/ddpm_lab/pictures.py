@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,10 +79,14 @@ def to_nhwc(images: Tensor) -> np.ndarray:
     return to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def save_npz(path: Path, images: Tensor, labels: Tensor | None = None) -> None:
-    """Write arr_0 (uint8 [n, H, W, C]) and, where there are labels, arr_1 (int64 [n]), all or nothing."""
+def save_npz(path: Path, images: Tensor, labels: Tensor | None = None, **more: Tensor) -> None:
+    """Write arr_0 (uint8 [n, H, W, C]) and, where there are labels, arr_1 (int64 [n]), all or nothing.
+
+    more: arrays under their own names; images [n, C, H, W] among them like arr_0, others as they are.
+    """
     arrays = [to_nhwc(images)] if labels is None else [to_nhwc(images), labels.cpu().to(torch.int64).numpy()]
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        np.savez(file, *arrays)
+        named: dict[str, Any] = {name: to_nhwc(x) if x.dim() == 4 else x.numpy() for name, x in more.items()}
+        np.savez(file, *arrays, **named)
     partial.replace(path)

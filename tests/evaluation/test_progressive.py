@@ -38,7 +38,7 @@ def test_a_middle_column_is_the_estimate_at_its_timestep() -> None:
 
 
 def test_a_strip_of_a_conditional_model_is_drawn(tmp_path: Path) -> None:
-    samples = Samples(toy_denoiser(num_classes=3), DDIM(6), (1, 8, 8), 0, 3, CPU)
+    samples = Samples(toy_denoiser(num_classes=3), DDIM(6), (1, 8, 8), 0, range(3), CPU)
     progressive_strip(samples, "a caption", tmp_path / "strip.png", images=3, columns=4)
     with Image.open(tmp_path / "strip.png") as picture:
         assert picture.width > 4 * 56

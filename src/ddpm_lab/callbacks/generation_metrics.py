@@ -109,8 +109,8 @@ class GenerationMetrics(Periodic):
         data = trainer.datamodule  # type: ignore[attr-defined]
         denoiser = module.averaged()
         shape = (data.channels, data.image_size, data.image_size)
-        num_classes = data.num_classes if module.conditional else None
-        samples = Samples(denoiser, sampler, shape, self.seed, num_classes, module.device)
+        labels = range(data.num_classes) if module.conditional else None
+        samples = Samples(denoiser, sampler, shape, self.seed, labels, module.device)
         training = denoiser.network.training
         denoiser.network.eval()
         samples.announce(n, self.batch_size, self.extractor)

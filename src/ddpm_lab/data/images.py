@@ -46,7 +46,7 @@ class PlainFiles:
 
 
 def read_images(path: str | Path) -> ImageSet:
-    """Return the images below a folder, in the order of their sorted relative paths, or those of an .npz archive.
+    """Return the images below a folder, in the order of their sorted relative paths, those of an .npz archive, or one file's.
 
     An archive has the public evaluators' form: arr_0 uint8 [n, H, W, C] (or [n, H, W]).
 
@@ -59,9 +59,11 @@ def read_images(path: str | Path) -> ImageSet:
     if path.is_dir():
         return PlainFiles([path / name for name in images_below(path)])
     if not path.is_file():
-        raise FileNotFoundError(f"There is neither a folder of images nor an .npz archive at {path.resolve()}.")
+        raise FileNotFoundError(
+            f"There is neither a folder of images, nor an image, nor an .npz archive at {path.resolve()}."
+        )
     if path.suffix != ".npz":
-        raise ValueError(f"{path} is neither a folder of images nor an .npz archive.")
+        return PlainFiles([path])
     arrays = load_archive(path)
     if "arr_0" not in arrays:
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -74,15 +74,17 @@ def judge(
 class Samples:
     """The images of a seed: image k is the same one at any batch size and on any number of processes.
 
-    shape: (C, H, W). num_classes: of a conditional model, whose image k has label k modulo num_classes; None for others.
+    shape: (C, H, W). chosen: labels, of which image k has that at k modulo their number; None for a model without.
+    guidance: what is around the denoiser, for the protocol.
     """
 
     denoiser: Denoiser
     sampler: Sampler
     shape: Sequence[int]
     seed: int
-    num_classes: int | None
+    chosen: Sequence[int] | None
     device: torch.device
+    guidance: Mapping[str, Any] = field(default_factory=lambda: {"guidance": None})
 
     def __call__(self, indices: list[int]) -> Tensor:
         """Draw images in bytes, [len(indices), C, H, W]."""
@@ -100,7 +102,7 @@ class Samples:
 
     def labels(self, indices: Sequence[int]) -> Tensor | None:
         """The labels of these images, [len(indices)], or None."""
-        return None if self.num_classes is None else torch.tensor([k % self.num_classes for k in indices])
+        return None if self.chosen is None else torch.tensor([self.chosen[k % len(self.chosen)] for k in indices])
 
     @property
     def steps(self) -> int:
@@ -116,7 +118,8 @@ class Samples:
             "steps": self.steps,
             "variance": type(self.denoiser.variance).__name__,
             "seed": self.seed,
-            "labels": None if self.num_classes is None else f"image k has label k modulo {self.num_classes}",
+            "labels": None if self.chosen is None else f"in turn: {', '.join(map(str, self.chosen))}",
+            **self.guidance,
         }
 
     def announce(self, n: int, batch_size: int, extractor: Extractor) -> None:

@@ -1,51 +1,90 @@
-"""Draw images of a run."""
+"""Draw images of a run, freely or steered."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import Tensor
 
+from ddpm_lab import runs
+from ddpm_lab.data.images import read_images
+from ddpm_lab.pixels import to_float
 from ddpm_lab.tasks.building import find_device, load_run, set_threads
+from ddpm_lab.tasks.guiding import chosen_labels
 
 
 def sample(config: DictConfig) -> None:
-    """Draw n images of a run: samples.png and samples.npz (arr_0: uint8 [n, H, W, C])."""
-    from tqdm import tqdm
-
-    from ddpm_lab.pictures import panels, save_npz
-    from ddpm_lab.samplers.generate import generate
+    """Do config.task: a .png, an .npz (arr_0: uint8 [m, H, W, C]) and a .json of its name."""
+    from ddpm_lab.evaluation.generation import Samples
+    from ddpm_lab.pictures import save_npz
+    from ddpm_lab.steering.job import Job
 
     if config.n < 1 or config.batch_size < 1:
         raise ValueError(f"n and batch_size must be positive, got n={config.n} and batch_size={config.batch_size}")
     set_threads(config.threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
+    task = instantiate(config.task)
+    sampler = instantiate(config.sampler)
     run, denoiser, step = load_run(config.run, config.weights)
     device = find_device(config.accelerator)
     denoiser.to(device)
-    sampler = instantiate(config.sampler)
-    steps = sampler.timesteps(denoiser.process.T)
-    labels = torch.arange(config.n) % run.data.num_classes if run.class_conditional else None
+    steered = instantiate(config.guidance)(run, denoiser)
     shape = (run.data.channels, run.data.image_size, run.data.image_size)
-    drawn = []
-    with tqdm(total=config.n, desc=f"sampling, {len(steps)} steps", unit="image", disable=None) as bar:
-        for images in generate(
-            denoiser,
-            sampler,
-            shape,
-            range(config.n),
-            seed=config.seed,
-            batch_size=config.batch_size,
-            labels=labels,
-            device=device,
-        ):
-            drawn.append(images.cpu())
-            bar.update(len(images))
-    images = torch.cat(drawn)
-    save_npz(folder / "samples.npz", images, labels)
-    name = type(sampler).__name__
-    panels([(f"{name}, {len(steps)} steps, seed {config.seed}, step {step}", images[:256])], folder / "samples.png", 16)
-    print(f"{config.n} images by {name} in {len(steps)} steps -> {folder}/samples.png, samples.npz")
+    chosen = chosen_labels(config.labels, steered)
+    samples = Samples(steered.denoiser.eval(), sampler, shape, config.seed, chosen, device, steered.about)
+    about = (
+        f"{type(sampler).__name__}, {samples.steps} steps, {_guidance(steered.about)}seed {config.seed}, step {step}"
+    )
+    job = Job(
+        samples,
+        config.n,
+        config.batch_size,
+        sources=lambda n: _sources(config, run, n),
+        labels_given=config.labels is not None,
+        null_label=steered.null_label,
+        about=about,
+    )
+    with job.bar:
+        done = task(job)
+    save_npz(folder / f"{task.name}.npz", done.images, done.labels, **done.arrays)
+    done.sheet.save(folder / f"{task.name}.png")
+    protocol = {**samples.protocol(), "weights": str(config.weights), "step": step, "commit": runs.commit()}
+    runs.write_json(folder / f"{task.name}.json", {**done.numbers, "protocol": protocol})
+    names = [f"{task.name}.{kind}" for kind in ("png", "npz", "json")]
+    if done.draw_error is not None:
+        done.draw_error(folder / f"{task.name}_error.png")
+        names.append(f"{task.name}_error.png")
+    print(f"{done.told}\n{about} -> {folder}/{', '.join(names)}")
+
+
+def _guidance(about: dict[str, Any]) -> str:
+    """For a caption."""
+    if about["guidance"] is None:
+        return ""
+    return f"{about['guidance']} at {about['guidance.scale']:g}, "
+
+
+def _sources(config: DictConfig, run: DictConfig, n: int) -> tuple[Tensor, Tensor | None]:
+    """The first n images of config.images, without labels, or of the run's test split.
+
+    Raises ValueError if there are fewer, or of another shape than the model's.
+    """
+    if config.images is None:
+        images, name = instantiate(run.data.dataset)(split="test"), f"the test split of {run.data.name}"
+    else:
+        images, name = read_images(config.images), f"images={config.images}"
+    if n > len(images):
+        raise ValueError(f"{n} images are needed and {name} has {len(images)}: take a smaller n")
+    pixels, labels = images.__getitems__(list(range(n)))
+    wanted = (run.data.channels, run.data.image_size, run.data.image_size)
+    if tuple(pixels.shape[1:]) != wanted:
+        raise ValueError(
+            f"{name} has images of (C, H, W) = {tuple(pixels.shape[1:])} and the model makes {wanted}: resize or convert "
+            "them first"
+        )
+    known = config.images is None and run.data.num_classes is not None
+    return to_float(pixels), labels if known else None

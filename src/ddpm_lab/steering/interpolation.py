@@ -1,0 +1,133 @@
+"""Images between two images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ddpm_lab.samplers.ddim import DDIM
+from ddpm_lab.samplers.interpolation import slerp
+from ddpm_lab.steering.job import Job, Outcome, sheet
+
+
+def fractions(columns: int) -> list[float]:
+    """Lambda from 0 to 1 in so many columns. Raises ValueError for fewer than two."""
+    if columns < 2:
+        raise ValueError(f"task.columns={columns} has nothing between its ends: take 2 or more")
+    return [k / (columns - 1) for k in range(columns)]
+
+
+def pairs_of_sources(job: Job) -> tuple[Tensor, Tensor]:
+    """n pairs of neighbouring images, both [n, C, H, W]."""
+    sources, _ = job.sources(2 * job.n)
+    return sources[0::2], sources[1::2]
+
+
+class Interpolate:
+    """Ho et al. 2020, section 4.3 and figure 9: diffuse both to depth t, mix them, denoise the mixture.
+
+    Both images and all mixtures share their noise, so that a mixture has as much of it as any x_t. The deeper, the more is made
+    up between them, and the less is left of either.
+
+    t: depths in timesteps, 0 (mixed pixels) to T; null takes nine from 0 to T. Each becomes the nearest stage of the sampler's
+    walk. columns: how many lambda from 0 to 1.
+    """
+
+    name = "interpolate"
+
+    def __init__(self, t: Sequence[float] | float | None, columns: int) -> None:
+        self.depths = t
+        self.fractions = fractions(columns)
+
+    def __call__(self, job: Job) -> Outcome:
+        """For each pair a row for each depth."""
+        stages = _stages(job, self.depths)
+        first, second = pairs_of_sources(job)
+        labels = job.labels_of(job.n, None)
+        job.expect(len(stages) * len(self.fractions) * job.n)
+        noise = job.noise(*range(job.n))
+        rows = []
+        for stage in stages:
+            t = torch.full((job.n,), stage)
+            x, x_ = (job.samples.denoiser.process.diffuse(image, t, noise) for image in (first, second))
+            mixed = [job.walk((1 - fraction) * x + fraction * x_, labels, start=stage) for fraction in self.fractions]
+            rows.append(torch.stack([first, *mixed, second], 1))  # [n, columns, C, H, W]
+        grid = torch.stack(rows, 1)  # [n, depths, columns, C, H, W]
+        names = ["source", *(f"λ = {fraction:.2g}" for fraction in self.fractions), "source"]
+        beside = [f"t = {stage}" for stage in stages] * job.n
+        return _outcome(job, grid, labels, names, beside, "interpolation at depth t", len(stages))
+
+
+class InterpolateLatents:
+    """Song et al. 2021, section 5.3: the latents of DDIM, spherically interpolated and decoded.
+
+    encode: the latents of pairs of images; false: of the seed's noise. columns: how many fractions from 0 to 1.
+    Needs sampler=ddim without noise (sampler.eta=0).
+    """
+
+    name = "interpolate_latents"
+
+    def __init__(self, encode: bool, columns: int) -> None:
+        self.encode = encode
+        self.fractions = fractions(columns)
+
+    def __call__(self, job: Job) -> Outcome:
+        """A row for each pair."""
+        sampler = deterministic(job, self.name)
+        labels = job.labels_of(job.n, None) if self.encode else job.samples.labels(range(job.n))
+        ends: tuple[Tensor, ...] = ()
+        if self.encode:
+            ends = pairs_of_sources(job)
+            latents = [encode(job, sampler, image, labels) for image in ends]
+        else:
+            latents = [job.noise(*range(k, 2 * job.n, 2)) for k in (0, 1)]
+        job.expect(len(self.fractions) * job.n)
+        decoded = [
+            job.walk(slerp(latents[0], latents[1], fraction), labels, sampler=sampler) for fraction in self.fractions
+        ]
+        columns = [ends[0], *decoded, ends[1]] if self.encode else decoded
+        sides = ["source"] if self.encode else []
+        names = [*sides, *(f"{fraction:.2g}" for fraction in self.fractions), *sides]
+        grid = torch.stack(columns, 1)[:, None]
+        return _outcome(job, grid, labels, names, [], "spherical interpolation of DDIM latents", 1)
+
+
+def deterministic(job: Job, task: str) -> DDIM:
+    """The sampler. Raises ValueError unless it is DDIM without noise, whose latents stand for images."""
+    if not isinstance(job.sampler, DDIM) or job.sampler.eta != 0:
+        raise ValueError(f"task={task} needs a walk without noise: set sampler=ddim sampler.eta=0")
+    return job.sampler
+
+
+def encode(job: Job, sampler: DDIM, images: Tensor, labels: Tensor | None) -> Tensor:
+    """Latents of images, batch by batch, on the CPU."""
+    device, done = job.samples.device, []
+    for first in range(0, len(images), job.batch_size):
+        rows = slice(first, first + job.batch_size)
+        y = None if labels is None else labels[rows].to(device)
+        done.append(sampler.invert(job.samples.denoiser, images[rows].to(device), y).cpu())
+    return torch.cat(done)
+
+
+def _stages(job: Job, depths: Sequence[float] | float | None) -> list[int]:
+    if depths is None:
+        depths = [k * job.T / 8 for k in range(9)]
+    depths = [depths] if isinstance(depths, (int, float)) else list(depths)
+    wrong = [t for t in depths if isinstance(t, bool) or not isinstance(t, (int, float)) or not 0 <= t <= job.T]
+    if wrong or not depths:
+        raise ValueError(
+            f"task.t={wrong[0] if wrong else depths} is no depth: take 0 (pixels) to T={job.T}, or a list of such"
+        )
+    return list(dict.fromkeys(job.sampler.nearest(job.T, t) for t in depths))
+
+
+def _outcome(
+    job: Job, grid: Tensor, labels: Tensor | None, columns: list[str], rows: list[str], what: str, depths: int
+) -> Outcome:
+    y = None if labels is None else labels.repeat_interleave(depths * len(columns))
+    images = grid.flatten(0, 2)
+    return Outcome(
+        images, y, sheet(images, f"{what}: {job.about}", columns, rows), f"{job.n} pairs, {len(images)} images"
+    )

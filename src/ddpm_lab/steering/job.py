@@ -1,0 +1,162 @@
+"""What every task of sample.py is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.evaluation.generation import Samples
+from ddpm_lab.pictures import FRAME, captioned, grid
+from ddpm_lab.samplers.sampler import Sampler
+from ddpm_lab.seeds import ImageNoise
+
+Sources = Callable[[int], tuple[Tensor, Tensor | None]]  # n -> images [n, C, H, W] in [-1, 1], labels [n] or None
+
+
+class Outcome(NamedTuple):
+    """What a task has made.
+
+    images: [m, C, H, W], row by row as in the picture. labels: [m] or None. sheet: the picture. told: one line for people.
+    numbers: for the .json. arrays: more for the .npz, images among them in [-1, 1]. draw_error: writes a figure of errors.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    sheet: Image.Image
+    told: str
+    numbers: Mapping[str, Any] = {}
+    arrays: Mapping[str, Tensor] = {}
+    draw_error: Callable[[Path], None] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """n: how many, of what the task counts. labels_given: whether labels=… was, and not those of the sources are meant."""
+
+    samples: Samples
+    n: int
+    batch_size: int
+    sources: Sources
+    labels_given: bool
+    null_label: int | None
+    about: str
+    bar: tqdm = field(default_factory=lambda: tqdm(desc="sampling", unit="image", disable=None))
+
+    @property
+    def T(self) -> int:  # noqa: N802
+        """Timesteps of the process."""
+        return self.samples.denoiser.process.T
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of the command line."""
+        return self.samples.sampler
+
+    def labels_of(self, count: int, of_sources: Tensor | None) -> Tensor | None:
+        """For `count` images: the labels asked for, in turn; those of their sources; or none, where the model knows that.
+
+        Raises ValueError where the model needs some and there are none.
+        """
+        if self.samples.chosen is None:
+            return None
+        if self.labels_given:
+            return self.samples.labels(range(count))
+        if of_sources is not None:
+            return of_sources
+        if self.null_label is None:
+            raise ValueError("this model needs labels, and these images have none of their own: add labels=…")
+        return torch.full((count,), self.null_label)
+
+    def noise(self, *numbers: int) -> Tensor:
+        """The first noise of these images of the seed, [len(numbers), C, H, W]."""
+        return ImageNoise(self.samples.seed, numbers, self.samples.device).normal(*self.samples.shape).cpu()
+
+    def walk(
+        self,
+        x: Tensor,
+        y: Tensor | None,
+        numbers: Sequence[int] | None = None,
+        *,
+        sampler: Sampler | None = None,
+        start: int | None = None,
+        around: Callable[[Denoiser, slice], Denoiser] = lambda denoiser, rows: denoiser,
+    ) -> Tensor:
+        """The images that walks end with, [m, C, H, W] on the CPU, batch by batch.
+
+        x: [m, C, H, W], standard normal, or x_start where start is given (0: the images themselves). numbers: image k's noise
+        is that of the seed's image numbers[k], after its first; k if None. around: puts a guidance around some rows' denoiser.
+        """
+        if start == 0:
+            self.bar.update(len(x))
+            return x.clone()
+        numbers = range(len(x)) if numbers is None else numbers
+        device, done = self.samples.device, []
+        for first in range(0, len(x), self.batch_size):
+            rows = slice(first, first + self.batch_size)
+            noise = ImageNoise(self.samples.seed, numbers[rows], device)
+            noise(x[rows].to(device))  # its first is what images start from
+            denoiser = around(self.samples.denoiser, rows)
+            labels = None if y is None else y[rows].to(device)
+            done.append((sampler or self.sampler)(denoiser, x[rows].to(device), labels, noise, start=start).cpu())
+            self.bar.update(len(done[-1]))
+        return torch.cat(done)
+
+    def expect(self, images: int) -> None:
+        """Tell the progress bar how many images will be walked to."""
+        self.bar.reset(images)
+
+
+class Task(Protocol):
+    """One of conf/sample/task/: Job -> Outcome. Everything that cannot be is refused before the first walk."""
+
+    name: str
+
+    def __call__(self, job: Job) -> Outcome: ...  # noqa: D102
+
+
+def sheet(images: Tensor, caption: str, columns: Sequence[str], rows: Sequence[str]) -> Image.Image:
+    """A captioned grid of images [rows * columns, C, H, W], with a name above each column and beside each row."""
+    scale = max(1, round(56 / images.shape[-1]))
+    wide = images.shape[-1] * scale + FRAME
+    names = [(k * wide + FRAME, name) for k, name in enumerate(columns)]
+    return captioned(grid(images, len(columns), scale), caption, names, rows)
+
+
+def rmse(a: Tensor, b: Tensor) -> Tensor:
+    """Root of the mean squared difference of each image, in grey levels of 0..255; [n]."""
+    return 127.5 * ((a.clamp(-1, 1) - b) ** 2).flatten(1).mean(1).sqrt()
+
+
+def error_curve(
+    x: Sequence[float], errors: Sequence[Tensor], *, xlabel: str, ylabel: str, title: str, log: bool = False
+) -> Callable[[Path], None]:
+    """Draws the mean of errors [n] at every x, and the range of half of the images around their median."""
+
+    def draw(path: Path) -> None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        rows = np.stack([error.double().numpy() for error in errors])  # [len(x), n]
+        axes.fill_between(x, *np.quantile(rows, (0.25, 0.75), axis=1), alpha=0.25, label="half of the images")
+        axes.plot(x, rows.mean(1), marker="o", label=f"mean of {rows.shape[1]} images")
+        if log:
+            axes.set_xscale("log")
+            axes.set_xticks(list(x), [f"{value:g}" for value in x])
+            axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(path, dpi=110)
+
+    return draw

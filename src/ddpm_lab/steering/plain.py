@@ -1,0 +1,69 @@
+"""Images of a seed: as they come, a row for each class, or along their walk."""
+
+from __future__ import annotations
+
+import torch
+
+from ddpm_lab.evaluation.progressive import progressive
+from ddpm_lab.pictures import captioned, grid
+from ddpm_lab.steering.job import Job, Outcome, sheet
+
+SHOWN = 256
+
+
+class Generate:
+    """n images; of a model with labels, all classes in turn or those of labels=…."""
+
+    name = "samples"
+
+    def __call__(self, job: Job) -> Outcome:
+        """Image k is that of number k of the seed."""
+        y = job.samples.labels(range(job.n))
+        job.expect(job.n)
+        images = job.walk(job.noise(*range(job.n)), y)
+        scale = max(1, round(40 / images.shape[-1]))
+        picture = captioned(grid(images[:SHOWN], min(16, job.n), scale), job.about, [])
+        return Outcome(images, y, picture, f"{job.n} images")
+
+
+class Classes:
+    """n images of each class, those of a column from the same noise."""
+
+    name = "classes"
+
+    def __call__(self, job: Job) -> Outcome:
+        """A row for each class of labels=…, all without. Raises ValueError for a model without labels."""
+        if job.samples.chosen is None:
+            raise ValueError("task=classes needs a model with classes: a class-conditional run, or guidance=classifier")
+        classes = list(dict.fromkeys(job.samples.chosen))
+        y = torch.tensor(classes).repeat_interleave(job.n)
+        numbers = list(range(job.n)) * len(classes)
+        job.expect(len(y))
+        images = job.walk(job.noise(*numbers), y, numbers)
+        picture = sheet(images, job.about, [""] * job.n, [f"class {label}" for label in classes])
+        return Outcome(images, y, picture, f"{job.n} images of each of {len(classes)} classes")
+
+
+class Progressive:
+    """What the sampler believes n images to be, at every stage of its walk, from coarse to fine (Ho et al. 2020, figure 6).
+
+    columns: stages that are shown, evenly spaced over the walk.
+    """
+
+    name = "progressive"
+
+    def __init__(self, columns: int) -> None:
+        if columns < 2:
+            raise ValueError(f"task.columns={columns} shows no progress: take 2 or more")
+        self.columns = columns
+
+    def __call__(self, job: Job) -> Outcome:
+        """A row for each image."""
+        job.expect(job.n)
+        estimates, timesteps = progressive(job.samples, job.n, self.columns)
+        job.bar.update(job.n)
+        y = job.samples.labels(range(job.n))
+        names = [f"t = {t}" if t else "image" for t in timesteps]
+        picture = sheet(estimates.flatten(0, 1), job.about, names, [])
+        labels = None if y is None else y.repeat_interleave(len(timesteps))
+        return Outcome(estimates.flatten(0, 1), labels, picture, f"{job.n} images at {len(timesteps)} stages")

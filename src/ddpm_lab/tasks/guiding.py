@@ -1,0 +1,192 @@
+"""From guidance=… and labels=… to what is sampled; everything that cannot be is refused here, before sampling starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, ListConfig
+from torch import Tensor
+
+from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.diffusion.guidance import Autoguided, ClassifierFree, ClassifierGuided
+from ddpm_lab.tasks.building import load_classifier, load_run
+
+Interval = Sequence[int] | None
+
+
+class Steered(NamedTuple):
+    """What is sampled.
+
+    denoiser: with its guidance around it. num_classes: labels are below it; None where there are none to give. null_label:
+    the label that stands for none, if the network knows one. about: the guidance, for protocols and captions.
+    """
+
+    denoiser: Denoiser
+    num_classes: int | None
+    null_label: int | None
+    about: dict[str, Any]
+
+
+def unguided(run: DictConfig, denoiser: Denoiser) -> Steered:
+    """guidance=none."""
+    return Steered(denoiser, _classes(run), _null_label(run), {"guidance": None})
+
+
+def classifier_free(
+    run: DictConfig, denoiser: Denoiser, *, scale: float, interval: Interval, rescale: float
+) -> Steered:
+    """guidance=classifier_free. Raises ValueError for a run that has learnt no unconditional half."""
+    null_label = _null_label(run)
+    if null_label is None:
+        lacks = "was trained without dropping labels" if run.class_conditional else "is unconditional"
+        raise ValueError(
+            f"guidance=classifier_free needs a class-conditional model with an unconditional half, and this run {lacks}: train "
+            "with class_conditional=true label_dropout=0.1, or take guidance=classifier or guidance=autoguidance"
+        )
+    guided = ClassifierFree(denoiser, null_label, scale, _pair(interval), rescale)
+    return Steered(guided, _classes(run), null_label, _about("classifier_free", guided))
+
+
+def autoguidance(
+    run: DictConfig,
+    denoiser: Denoiser,
+    *,
+    weak: str,
+    weights: str | int,
+    scale: float,
+    interval: Interval,
+    rescale: float,
+) -> Steered:
+    """guidance=autoguidance, away from the run `weak`. Raises ValueError if it is not of the same kind."""
+    of_weak, weaker, step = load_run(weak, weights)
+    _check_images(f"guidance.weak={weak}", of_weak, run)
+    if (of_weak.class_conditional, of_weak.label_dropout > 0) != (run.class_conditional, run.label_dropout > 0):
+        raise ValueError(f"guidance.weak={weak} knows other labels than the run: both must be trained with the same")
+    weaker.to(_device(denoiser))
+    guided = Autoguided(denoiser, weaker, scale, _pair(interval), rescale)
+    about = {**_about("autoguidance", guided), "guidance.weak": Path(weak).name, "guidance.weak_step": step}
+    return Steered(guided, _classes(run), _null_label(run), about)
+
+
+def classifier(
+    run: DictConfig,
+    denoiser: Denoiser,
+    *,
+    classifier: str,
+    weights: str | int,
+    scale: float,
+    unconditional: bool,
+) -> Steered:
+    """guidance=classifier, by the run `classifier` of train.py task=classifier.
+
+    unconditional: guide the unconditional half of a network trained with dropped labels. Raises ValueError if the classifier
+    was trained on other images, classes or noise.
+    """
+    of_classifier, judge, step = load_classifier(classifier, weights)
+    name = f"guidance.classifier={classifier}"
+    _check_images(name, of_classifier, run)
+    if not torch.equal(judge.process.alpha_bar, denoiser.process.alpha_bar):
+        raise ValueError(
+            f"{name} was trained on another schedule ({_schedule(of_classifier)}) than the model ({_schedule(run)}): its "
+            "images of timestep t have other noise; train it with the model's schedule"
+        )
+    if run.class_conditional and of_classifier.data.num_classes != run.data.num_classes:
+        raise ValueError(
+            f"{name} knows {of_classifier.data.num_classes} classes and the model {run.data.num_classes}: take one of the same "
+            "data"
+        )
+    null_label = _null_label(run)
+    if unconditional and null_label is None:
+        raise ValueError(
+            "guidance.unconditional=true guides the unconditional half of a model trained with label_dropout, and this run has "
+            "none"
+        )
+
+    def labels(y: Tensor) -> Tensor | None:
+        if not run.class_conditional:
+            return None
+        return torch.full_like(y, null_label) if unconditional else y  # type: ignore[arg-type]
+
+    judge.to(_device(denoiser)).requires_grad_(False)
+    guided = ClassifierGuided(denoiser, judge.log_prob, scale, labels)
+    about = {
+        "guidance": "classifier",
+        "guidance.scale": guided.scale,
+        "guidance.classifier": Path(classifier).name,
+        "guidance.classifier_step": step,
+        "guidance.unconditional": unconditional,
+    }
+    return Steered(guided, of_classifier.data.num_classes, None, about)
+
+
+def chosen_labels(given: object, steered: Steered) -> list[int] | None:
+    """The labels that images get in turn, from labels=…: null or "balanced" for all classes, one, a list, or "none".
+
+    None for a model without labels. Raises ValueError for labels that there are not.
+    """
+    K = steered.num_classes
+    if K is None:
+        if given is None:
+            return None
+        raise ValueError(
+            f"labels={given} cannot be asked of an unconditional model: leave labels out, or take guidance=classifier"
+        )
+    if given in (None, "balanced"):
+        return list(range(K))
+    if given == "none":
+        if steered.null_label is None:
+            raise ValueError(
+                "labels=none needs a model trained with label_dropout, and no classifier that guides it; take labels=0 "
+                f"to {K - 1}, or balanced"
+            )
+        return [steered.null_label]
+    chosen: list[Any] = list(given) if isinstance(given, (list, ListConfig)) else [given]
+    for label in chosen:
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < K:
+            raise ValueError(
+                f"labels={label} is none of this model's classes 0 to {K - 1}; take one, a list such as [0,1], or balanced"
+            )
+    if not chosen:
+        raise ValueError(f"labels=[] names no class; take one of 0 to {K - 1}, a list of them, or balanced")
+    return chosen
+
+
+def _classes(run: DictConfig) -> int | None:
+    return run.data.num_classes if run.class_conditional else None
+
+
+def _null_label(run: DictConfig) -> int | None:
+    return run.data.num_classes if run.class_conditional and run.label_dropout > 0 else None
+
+
+def _about(name: str, guided: ClassifierFree | Autoguided) -> dict[str, Any]:
+    return {
+        "guidance": name,
+        "guidance.scale": guided.scale,
+        "guidance.interval": None if guided.interval is None else list(guided.interval),
+        "guidance.rescale": guided.rescale,
+    }
+
+
+def _pair(interval: Interval) -> tuple[int, int] | None:
+    return None if interval is None else tuple(interval)  # type: ignore[return-value]
+
+
+def _device(denoiser: Denoiser) -> torch.device:
+    return next(denoiser.parameters()).device
+
+
+def _schedule(run: DictConfig) -> str:
+    options = ", ".join(f"{key}={value}" for key, value in run.schedule.items() if key != "_target_")
+    return f"{run.schedule._target_.rsplit('.', 1)[-1]} with {options}"
+
+
+def _check_images(name: str, found: DictConfig, wanted: DictConfig) -> None:
+    shapes = [f"{run.data.channels}x{run.data.image_size}x{run.data.image_size}" for run in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{name} was trained on images of {shapes[0]} and the model on {shapes[1]}: take one of the same size"
+        )
