@@ -271,7 +271,7 @@ def misuses(tmp_path: Path, trained: Path) -> dict[str, tuple[list[str], str]]:
         ),
         "n": ([f"samples={tmp_path}/few.npz", "n=5", *digits], "holds 4"),
         "empty": ([f"samples={tmp_path}/empty", *digits], "No image below"),
-        "nowhere": ([f"samples={tmp_path}/nowhere", *digits], "neither a folder of images nor"),
+        "nowhere": ([f"samples={tmp_path}/nowhere", *digits], "neither a folder of images, nor"),
         "reference": (
             [*of_trained, *QUICK_FEATURES, f"reference={tmp_path}/large.npz"],
             "16x16 grey and the generated ones",

@@ -210,7 +210,8 @@ def _options(config_name: str, parents: list[str]) -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    groups = {path.name for path in (_root() / "conf").iterdir() if path.is_dir()}
+    folders = [_root() / "conf", _root() / "conf" / config_name]  # the second: groups of this door alone
+    groups = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()}
     chosen = [argument for argument in sys.argv[1:] if argument.split("=")[0] in groups and "," not in argument]
     GlobalHydra.instance().clear()
     try:

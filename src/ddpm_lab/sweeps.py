@@ -45,16 +45,17 @@ class ResultTable(Callback):
             print(f"failed: {job}: {error}")
 
 
-class StepCurves(Callback):
-    """Draws every metric against the number of steps, where the jobs of a sweep differ in them, into the sweep's folder."""
+class MetricCurves(Callback):
+    """Draws every metric against the number of steps or the scale of guidance, where the jobs of a sweep differ in it."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Read every job's metrics.json."""
-        from ddpm_lab.evaluation.step_curves import step_curves
+        from ddpm_lab.evaluation.metric_curves import metric_curves
 
         folder = Path(config.hydra.sweep.dir)
-        if step_curves([metrics for _, metrics in read_results(folder)], folder):
-            print(f"metrics against steps: {folder}/metrics_vs_steps.png")
+        drawn = metric_curves([metrics for _, metrics in read_results(folder)], folder)
+        if drawn is not None:
+            print(f"metrics of all jobs: {drawn}")
 
 
 def read_result(job: Path, metric: str) -> float:

@@ -15,7 +15,12 @@ from ddpm_lab.tasks.building import build_module
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
-CHOICES = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
+DOORS = ("train", "sample")  # have groups of their own, conf/DOOR/GROUP
+CHOICES = {
+    folder.name: sorted(p.stem for p in folder.glob("*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir() and folder.name not in DOORS
+}
 RECIPES = sorted(str(p.relative_to(ROOT / "experiments").with_suffix("")) for p in ROOT.glob("experiments/*/*.yaml"))
 SMALL = ["schedule.T=25", "logger=csv"]
 
@@ -23,6 +28,7 @@ SMALL = ["schedule.T=25", "logger=csv"]
 @pytest.fixture(scope="module", autouse=True)
 def _hydra():
     OmegaConf.register_new_resolver("experiments", lambda: f"file://{ROOT}", replace=True)
+    OmegaConf.register_new_resolver("groups_of", lambda name: f"file://{CONF}/{name}", replace=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 
@@ -33,7 +39,7 @@ def composed(*overrides: str, config: str = "train") -> DictConfig:
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g, names in CHOICES.items() for c in names])
 def test_every_choice_composes_and_names_what_exists(group: str, choice: str) -> None:
-    of_evaluation = group in ("bound", "dashboard")
+    of_evaluation = group in ("bound", "dashboard", "guidance")
     config = composed(f"{group}={choice}", config="evaluate" if of_evaluation else "train")
     targets = []
 
@@ -61,7 +67,58 @@ def test_every_choice_is_built(group: str) -> None:
             assert built.shape == (node.T,)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("task", sorted(p.stem for p in (CONF / "sample" / "task").glob("*.yaml")))
+def test_every_task_of_sample_is_built_and_counts(task: str) -> None:
+    config = composed(f"task={task}", "run=somewhere", config="sample")
+    assert instantiate(config.task).name == {"generate": "samples"}.get(task, task)
+    assert config.n > 0
+    assert composed(f"task={task}", "run=somewhere", "n=3", config="sample").n == 3
+    assert composed(f"task={task}", "run=somewhere", "sampler=ddim", config="sample").sampler.eta == 0
+
+
+@pytest.mark.parametrize("network", [name for name in CHOICES["network"] if "classifier" in name])
+@pytest.mark.parametrize("pool", ["AttentionPool", "AdaptivePool", "SpatialPool", "NormedSpatialPool"])
+def test_every_classifier_ends_in_classes_by_every_pool(network: str, pool: str) -> None:
+    options = [f"network.pool._target_=ddpm_lab.networks.noisy_classifier.{pool}"]
+    if pool != "AttentionPool":
+        options.append("~network.pool.head_channels")
+    config = composed("task=classifier", f"network={network}", *options, *SMALL)
+    module = build_module(config)
+    assert type(module.denoiser.network.pool).__name__ == pool
+    losses = module.objective(module.denoiser, torch.zeros(2, 1, 8, 8), torch.tensor([1, 25]), torch.tensor([0, 9]))
+    assert losses["loss"].shape == losses["accuracy"].shape == (2,)
+
+
+def test_what_task_and_network_do_not_share_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"task=classifier needs a network that ends in classes.*ADMUNet ends in images"
+    ):
+        build_module(composed("task=classifier", "network=tiny", *SMALL))
+    with pytest.raises(ValueError, match="NoisyClassifier has no images as output"):
+        build_module(composed("network=classifier_tiny", *SMALL))
+    with pytest.raises(ValueError, match="data=digits has no labelled classes"):
+        build_module(composed("task=classifier", "data.num_classes=null", *SMALL))
+    with pytest.raises(ValueError, match="label_dropout drops labels"):
+        build_module(composed("label_dropout=0.1", *SMALL))
+    for p in ("1.0", "-0.1", "often"):
+        with pytest.raises(ValueError, match=f"label_dropout={p} is a probability"):
+            build_module(composed("class_conditional=true", f"label_dropout={p}", *SMALL))
+
+
+def test_dropped_labels_have_a_row_of_their_own() -> None:
+    for p, rows in (("0.0", 10), ("0.1", 11)):
+        module = build_module(composed("class_conditional=true", f"label_dropout={p}", *SMALL))
+        assert module.denoiser.network.time.label.num_embeddings == rows
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if "classifier" in name])
+def test_every_recipe_of_a_classifier_is_one(recipe: str) -> None:
+    config = composed(f"experiments={recipe}")
+    assert config.task.name == "classifier"
+    assert build_module(config).conditional
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if "classifier" not in name])
 def test_every_recipe_is_a_model(recipe: str) -> None:
     config = composed(f"experiments={recipe}")
     variance, objective = instantiate(config.variance), instantiate(config.objective)

@@ -33,13 +33,13 @@ def test_grey_stays_grey(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_judged_is_told_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="neither a folder of images nor"):
+    with pytest.raises(FileNotFoundError, match="neither a folder of images, nor"):
         read_images(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="No image below"):
         read_images(tmp_path / "empty")
     (tmp_path / "text.txt").write_text("")
-    with pytest.raises(ValueError, match=r"neither a folder of images nor an \.npz"):
+    with pytest.raises(ValueError, match="Cannot read the image"):
         read_images(tmp_path / "text.txt")
     path = tmp_path / "a.npz"
     for array in (RGB / 127.5 - 1, RGB[0, 0, 0], RGB[..., :2], RGB[:0]):

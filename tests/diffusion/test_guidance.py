@@ -76,6 +76,19 @@ def test_a_classifier_at_0_is_all_classes(sampler: Sampler) -> None:
     check(guided, sampler, WORLD.mean, WORLD.covariance)
 
 
+def test_in_almost_pure_noise_a_classifier_is_not_asked() -> None:
+    inner, x, t = mixture_denoiser(WORLD, FINE), randn(3, 1, 1, 2), torch.tensor([50, 190, 200])
+    assert FINE.alpha_bar[[190, 200]].tolist() < [1e-2, 1e-5]
+    guided = ClassifierGuided(inner, log_prob, 2.0, labels=lambda y: None, min_alpha_bar=1e-4)
+    always = ClassifierGuided(inner, log_prob, 2.0, labels=lambda y: None)
+    found, wanted = (d.gradient(x, t, full(3, 1)) for d in (guided, always))
+    assert torch.equal(found[:2], wanted[:2])
+    assert not found[2].any()
+    assert wanted[2].any()
+    with pytest.raises(ValueError, match=r"guidance\.min_alpha_bar=1"):
+        ClassifierGuided(inner, log_prob, 2.0, min_alpha_bar=1)
+
+
 def test_more_guidance_makes_the_class_likelier_and_narrower() -> None:
     found = []
     for w in (0.0, 1.0, 4.0):

@@ -22,7 +22,8 @@ class SampleGrid(Periodic):
     """Every `every` steps, raw and averaged weights side by side from the same noise; at the end, samples beside real data.
 
     every: optimizer steps, 0 for the end alone. Writes samples/step_….png, and samples.png at the end. All ranks draw
-    their share of the n images. Where there is no average, the raw weights stand alone.
+    their share of the n images; image k of a class-conditional model has label k modulo the number of classes, and each class
+    a column. Where there is no average, the raw weights stand alone.
 
     Raises ValueError for numbers that make no sense.
     """
@@ -55,7 +56,7 @@ class SampleGrid(Periodic):
             if trainer.is_global_zero:
                 path = self.folder / "samples" / f"step_{step:08d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                panels(drawn, path)
+                panels(drawn, path, self._columns(module))
                 log_picture(trainer, "samples", path)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -67,9 +68,18 @@ class SampleGrid(Periodic):
             data = trainer.datamodule  # type: ignore[attr-defined]
             real, _ = data.test_images(min(self.n, len(data.images("test"))))
             path = self.folder / "samples.png"
-            panels([(f"generated, step {trainer.global_step}", images), (f"real {data.name}, test split", real)], path)
+            panels(
+                [(f"generated, step {trainer.global_step}", images), (f"real {data.name}, test split", real)],
+                path,
+                self._columns(pl_module),
+            )
             save_npz(self.folder / "samples.npz", images)
             log_picture(trainer, "samples_and_real", path)
+
+    def _columns(self, module: Diffusion) -> int | None:
+        """One for each class, where the model has classes and not too many."""
+        classes = module.trainer.datamodule.num_classes if module.conditional else None  # type: ignore[attr-defined]
+        return classes if classes is not None and classes <= 16 else None
 
     def _draw(self, module: Diffusion, denoiser: Denoiser) -> Tensor:
         """Images 0..n-1 of the seed, on every rank; rank r of W draws r, r + W, …."""

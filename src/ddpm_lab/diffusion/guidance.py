@@ -161,7 +161,9 @@ class ClassifierGuided(Guided):
 
     log_prob: (x_t [B, C, H, W], t [B] in 1..T, y [B]) -> log p(y | x_t) [B]; of rows that do not see each other.
     scale: s; 0 is unguided. labels: what the network inside gets of y: itself, as it has learned; None; or null labels.
-    Raises ValueError for a scale that is no number.
+    min_alpha_bar: nothing is guided where alpha_bar_t is below. In almost pure noise a learned classifier has nothing but its
+    error to say, and the score form divides that by sqrt(alpha_bar_t): by 5e-5 at the end of the cosine schedule.
+    Raises ValueError for numbers that make no sense.
     """
 
     def __init__(
@@ -170,10 +172,16 @@ class ClassifierGuided(Guided):
         log_prob: Callable[[Tensor, Tensor, Tensor], Tensor],
         scale: float,
         labels: Callable[[Tensor], Tensor | None] = lambda y: y,
+        min_alpha_bar: float = 0.0,
     ) -> None:
         super().__init__(denoiser)
         self.log_prob = log_prob
         self.scale = finite("scale", scale)
+        if not 0 <= finite("min_alpha_bar", min_alpha_bar) < 1:
+            raise ValueError(
+                f"guidance.min_alpha_bar={min_alpha_bar} is a share of signal: take 0 or more, and less than 1"
+            )
+        self.min_alpha_bar = min_alpha_bar
         self.labels = labels
 
     def estimate(self, x_t: Tensor, t: Tensor, y: Tensor | None = None, *, clip: bool) -> Estimate:
@@ -196,7 +204,8 @@ class ClassifierGuided(Guided):
         with torch.inference_mode(False), torch.enable_grad():
             x = x_t.detach().clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_prob(x, t.clone(), y.clone()).sum(), x)
-        return self.scale * gradient
+        guided = lookup(self.process.alpha_bar, t) >= self.min_alpha_bar
+        return expand(self.scale * guided, x_t) * gradient
 
     def step(self, estimate: Estimate, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None) -> Gaussian:
         """p(x_s | x_t) at the x_0 that was not moved, its mean shifted by Sigma g."""

@@ -55,9 +55,9 @@ class Interpolate:
             mixed = [job.walk((1 - fraction) * x + fraction * x_, labels, start=stage) for fraction in self.fractions]
             rows.append(torch.stack([first, *mixed, second], 1))  # [n, columns, C, H, W]
         grid = torch.stack(rows, 1)  # [n, depths, columns, C, H, W]
-        names = ["source", *(f"λ = {fraction:.2g}" for fraction in self.fractions), "source"]
+        names = ["source", *(f"{fraction:.2g}" for fraction in self.fractions), "source"]
         beside = [f"t = {stage}" for stage in stages] * job.n
-        return _outcome(job, grid, labels, names, beside, "interpolation at depth t", len(stages))
+        return _outcome(job, grid, labels, names, beside, "mixed at depth t, lambda from 0 to 1", len(stages))
 
 
 class InterpolateLatents:

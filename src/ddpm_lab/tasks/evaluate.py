@@ -19,7 +19,7 @@ from ddpm_lab.evaluation.report import Report
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
 from ddpm_lab.tasks.building import build_extractor, find_device, load_run, set_threads
-from ddpm_lab.tasks.guiding import chosen_labels
+from ddpm_lab.tasks.guiding import chosen_labels, guide
 
 
 def evaluate(config: DictConfig) -> float:
@@ -66,7 +66,7 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
         report.add_bound(found, **about)
     if config.n is not None:
         shape = (data.channels, data.image_size, data.image_size)
-        steered = instantiate(config.guidance)(run, denoiser)
+        steered = guide(config.guidance, run, denoiser)
         chosen = chosen_labels(config.labels, steered)
         samples = Samples(
             steered.denoiser, instantiate(config.sampler), shape, config.seed, chosen, device, steered.about

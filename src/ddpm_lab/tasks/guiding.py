@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser
@@ -28,6 +29,13 @@ class Steered(NamedTuple):
     num_classes: int | None
     null_label: int | None
     about: dict[str, Any]
+
+
+def guide(guidance: DictConfig, run: DictConfig, denoiser: Denoiser) -> Steered:
+    """What a guidance of conf/guidance makes of a run's denoiser. Raises ValueError where it lacks an option."""
+    for missing in OmegaConf.missing_keys(guidance):
+        raise ValueError(f"guidance.{missing}=… must be given on the command line")
+    return instantiate(guidance)(run, denoiser)
 
 
 def unguided(run: DictConfig, denoiser: Denoiser) -> Steered:
@@ -79,6 +87,7 @@ def classifier(
     weights: str | int,
     scale: float,
     unconditional: bool,
+    min_alpha_bar: float,
 ) -> Steered:
     """guidance=classifier, by the run `classifier` of train.py task=classifier.
 
@@ -111,13 +120,14 @@ def classifier(
         return torch.full_like(y, null_label) if unconditional else y  # type: ignore[arg-type]
 
     judge.to(_device(denoiser)).requires_grad_(False)
-    guided = ClassifierGuided(denoiser, judge.log_prob, scale, labels)
+    guided = ClassifierGuided(denoiser, judge.log_prob, scale, labels, min_alpha_bar)
     about = {
         "guidance": "classifier",
         "guidance.scale": guided.scale,
         "guidance.classifier": Path(classifier).name,
         "guidance.classifier_step": step,
         "guidance.unconditional": unconditional,
+        "guidance.min_alpha_bar": guided.min_alpha_bar,
     }
     return Steered(guided, of_classifier.data.num_classes, None, about)
 

@@ -14,7 +14,7 @@ from ddpm_lab import runs
 from ddpm_lab.data.images import read_images
 from ddpm_lab.pixels import to_float
 from ddpm_lab.tasks.building import find_device, load_run, set_threads
-from ddpm_lab.tasks.guiding import chosen_labels
+from ddpm_lab.tasks.guiding import chosen_labels, guide
 
 
 def sample(config: DictConfig) -> None:
@@ -32,7 +32,7 @@ def sample(config: DictConfig) -> None:
     run, denoiser, step = load_run(config.run, config.weights)
     device = find_device(config.accelerator)
     denoiser.to(device)
-    steered = instantiate(config.guidance)(run, denoiser)
+    steered = guide(config.guidance, run, denoiser)
     shape = (run.data.channels, run.data.image_size, run.data.image_size)
     chosen = chosen_labels(config.labels, steered)
     samples = Samples(steered.denoiser.eval(), sampler, shape, config.seed, chosen, device, steered.about)

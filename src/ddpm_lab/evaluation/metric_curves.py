@@ -1,4 +1,4 @@
-"""Metrics against the number of steps, one line for each sampler: what few steps cost (Song et al. 2021, table 1)."""
+"""Metrics against the number of steps, one line for each sampler (Song et al. 2021, table 1), or against the guidance."""
 
 from __future__ import annotations
 
@@ -8,53 +8,62 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# What may differ between two points of one line; any other difference of their protocols makes another line.
-ALONG = {"steps", "seed", "commit"}
+# What metrics are drawn against, the first that varies: key of the protocol -> name of the axis.
+AXES = {"steps": "sampling steps", "guidance.scale": "guidance scale"}
+# What may differ beside it between two points of one line; any other difference of their protocols makes another line.
+ALONG = {"seed", "commit"}
 
 
 class Point(NamedTuple):
-    """One metric of one line at one number of steps; mean and spread over the jobs that differ in their seed."""
+    """One metric of one line at x, mean and spread over the jobs that differ in their seed."""
 
     metric: str
     line: str
-    steps: int
+    x: float
     value: float
     spread: float | None
 
 
-def points(jobs: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """The points that the metrics.json of jobs hold: every number with a protocol that tells sampler and steps."""
+def points(jobs: Sequence[Mapping[str, Any]], axis: str) -> list[Point]:
+    """The points that the metrics.json of jobs hold: every number with a protocol that tells sampler and `axis`."""
     found = [
         (name, job[name], job[f"{name}_protocol"])
         for job in jobs
         for name in job
-        if {"sampler", "steps"} <= job.get(f"{name}_protocol", {}).keys()
+        if {"sampler", axis} <= job.get(f"{name}_protocol", {}).keys()
     ]
     protocols = [protocol for _, _, protocol in found]
     apart = sorted(
-        {key for a in protocols for key in a if key not in ALONG and any(b.get(key) != a[key] for b in protocols)}
+        {
+            key
+            for a in protocols
+            for key in a
+            if key not in {axis, *ALONG} and any(b.get(key) != a[key] for b in protocols)
+        }
         - {"n", "subsets", "subset_size", "splits", "neighbours", "reference_n"}  # of the metric, not of the job
     )
-    groups: dict[tuple[str, str, int], list[float]] = {}
+    groups: dict[tuple[str, str, float], list[float]] = {}
     for name, value, protocol in found:
-        groups.setdefault((name, _line(protocol, apart), protocol["steps"]), []).append(value)
+        groups.setdefault((name, _line(protocol, apart), protocol[axis]), []).append(value)
     return [
         Point(*key, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
         for key, values in sorted(groups.items())
     ]
 
 
-def step_curves(jobs: Sequence[Mapping[str, Any]], folder: Path) -> bool:
-    """Write metrics_vs_steps.png and .csv to the folder; False, and nothing, where no two numbers of steps can be compared."""
+def metric_curves(jobs: Sequence[Mapping[str, Any]], folder: Path) -> Path | None:
+    """Write metrics_vs_steps.png (or _scale) and its .csv to the folder; None, and nothing, where nothing can be compared."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-    found = points(jobs)
-    steps = sorted({point.steps for point in found})
-    if len(steps) < 2:
-        return False
-    with (folder / "metrics_vs_steps.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([Point._fields, *found])
+    axis = next((axis for axis in AXES if len({point.x for point in points(jobs, axis)}) > 1), None)
+    if axis is None:
+        return None
+    found = points(jobs, axis)
+    places = sorted({point.x for point in found})
+    path = folder / f"metrics_vs_{axis.rsplit('.', 1)[-1]}.png"
+    with path.with_suffix(".csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("metric", "line", axis, "value", "spread"), *found])
     metrics = sorted({point.metric for point in found}, key=lambda name: (not name.startswith("fid"), name))
     lines = list(dict.fromkeys(point.line for point in found))
     columns = min(3, len(metrics))
@@ -64,14 +73,15 @@ def step_curves(jobs: Sequence[Mapping[str, Any]], folder: Path) -> bool:
     for axes, metric in zip(panels, metrics, strict=False):
         for k, line in enumerate(lines):
             chosen = [point for point in found if (point.metric, point.line) == (metric, line)]
-            x, y = [point.steps for point in chosen], [point.value for point in chosen]
+            x, y = [point.x for point in chosen], [point.value for point in chosen]
             axes.errorbar(
                 x, y, [point.spread or 0 for point in chosen], marker="o", capsize=3, label=line, color=f"C{k}"
             )
-        axes.set_xscale("log")
-        axes.set_xticks(steps, [str(s) for s in steps])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(title=metric, xlabel="sampling steps")
+        if axis == "steps":
+            axes.set_xscale("log")
+            axes.set_xticks(places, [str(place) for place in places])
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(title=metric, xlabel=AXES[axis])
         axes.grid(alpha=0.3)
         if metric.startswith(("fid", "sfid")) and all(point.value > 0 for point in found if point.metric == metric):
             axes.set_yscale("log")
@@ -81,8 +91,8 @@ def step_curves(jobs: Sequence[Mapping[str, Any]], folder: Path) -> bool:
     for axes in panels[len(metrics) :]:
         axes.set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lines))
-    figure.savefig(folder / "metrics_vs_steps.png", dpi=110)
-    return True
+    figure.savefig(path, dpi=110)
+    return path
 
 
 def _line(protocol: Mapping[str, Any], apart: Sequence[str]) -> str:

@@ -1,0 +1,194 @@
+"""What every task of sample.py gives, by a small network without meaning, or by the perfect one of a Gaussian world."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm_lab.diffusion.process import Process
+from ddpm_lab.diffusion.schedules import cosine
+from ddpm_lab.evaluation.generation import Samples
+from ddpm_lab.pixels import to_uint8
+from ddpm_lab.samplers.ancestral import Ancestral
+from ddpm_lab.samplers.ddim import DDIM
+from ddpm_lab.samplers.sampler import Sampler
+from ddpm_lab.steering.editing import Consistency, Edit, Invert, Vary
+from ddpm_lab.steering.inpainting import Inpaint
+from ddpm_lab.steering.interpolation import Interpolate, InterpolateLatents
+from ddpm_lab.steering.job import Job, Task
+from ddpm_lab.steering.plain import Classes, Generate, Progressive
+from tests.evaluation.toy import toy_denoiser
+from tests.worlds import GaussianWorld, oracle
+
+CPU = torch.device("cpu")
+SHAPE = (1, 8, 8)
+
+
+def sources(n: int) -> tuple[Tensor, Tensor]:
+    images = torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    return images, torch.arange(n) % 3
+
+
+def job(
+    n: int = 3,
+    sampler: Sampler | None = None,
+    chosen: Sequence[int] | None = range(3),
+    batch_size: int = 4,
+    **options: Any,
+) -> Job:
+    denoiser = toy_denoiser(None if chosen is None else 3)
+    samples = Samples(denoiser, DDIM(5) if sampler is None else sampler, SHAPE, 0, chosen, CPU)
+    given = {"sources": sources, "labels_given": False, "null_label": None, "about": "toy", **options}
+    return Job(samples, n, batch_size, **given)
+
+
+TASKS: list[tuple[Task, int, dict[str, Any]]] = [
+    (Generate(), 3, {}),
+    (Classes(), 9, {}),
+    (Progressive(4), 12, {}),
+    (Inpaint("half", 2, 2, 2), 6, {}),
+    (Interpolate(None, 3), 3 * 6 * 5, {"labels_given": True}),
+    (Interpolate(20, 4), 3 * 6, {"labels_given": True}),
+    (Interpolate([0, 40], 2), 3 * 2 * 4, {"chosen": None}),
+    (InterpolateLatents(True, 3), 3 * 5, {"chosen": None}),
+    (InterpolateLatents(False, 3), 3 * 3, {}),
+    (Edit([0.0, 0.5, 1.0]), 3 * 4, {}),
+    (Invert([2, 5]), 3 * 3, {}),
+    (Consistency([2, 5]), 3 * 2, {}),
+    (Vary([40, 20], 2), 3 * 2 * 3, {"sampler": Ancestral(5)}),
+    (Vary(None, 2), 3 * 4 * 3, {"sampler": DDIM(5, eta=1.0)}),
+]
+
+
+@pytest.mark.parametrize(("task", "count", "options"), TASKS, ids=lambda part: getattr(part, "name", ""))
+def test_images_labels_and_picture(task: Task, count: int, options: dict[str, Any]) -> None:
+    done = task(job(**options))
+    assert done.images.shape == (count, *SHAPE)
+    assert torch.isfinite(done.images).all()
+    assert (done.labels is None) == ("chosen" in options)
+    assert done.labels is None or done.labels.shape == (count,)
+    assert done.sheet.width > 60
+    assert done.told
+
+
+@pytest.mark.parametrize(("task", "count", "options"), TASKS, ids=lambda part: getattr(part, "name", ""))
+def test_the_size_of_a_batch_changes_nothing(task: Task, count: int, options: dict[str, Any]) -> None:
+    whole, one_by_one = task(job(batch_size=64, **options)), task(job(batch_size=1, **options))
+    torch.testing.assert_close(whole.images, one_by_one.images, rtol=1e-3, atol=1e-3)
+
+
+def test_generated_images_are_those_that_are_judged() -> None:
+    plain = job(n=5, sampler=Ancestral(5))
+    found = to_uint8(Generate()(plain).images).int()
+    assert (found - plain.samples([0, 1, 2, 3, 4]).int()).abs().max() <= 1
+
+
+def test_classes_are_rows_and_share_their_noise() -> None:
+    done = Classes()(job(n=2, chosen=[2, 0]))
+    assert done.labels is not None
+    assert done.labels.tolist() == [2, 2, 0, 0]
+    alike = Classes()(job(n=2, chosen=[2]))
+    torch.testing.assert_close(done.images[:2], alike.images, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="needs a model with classes"):
+        Classes()(job(chosen=None))
+
+
+@pytest.mark.parametrize("sampler", [DDIM(5), Ancestral(5)])
+@pytest.mark.parametrize("resamples", [1, 3])
+def test_known_pixels_come_back_exactly(sampler: Sampler, resamples: int) -> None:
+    done = Inpaint("random", 2, 2, resamples)(job(sampler=sampler))
+    images, _ = sources(3)
+    mask = done.arrays["mask"]
+    assert torch.equal(done.images.view(3, 2, *SHAPE)[..., mask], images[:, None].expand(-1, 2, -1, -1, -1)[..., mask])
+    assert done.numbers["known_pixels_equal"]
+    assert not torch.equal(done.images[0], done.images[1])
+
+
+def test_depth_0_mixes_pixels_and_depth_t_keeps_nothing() -> None:
+    images, _ = sources(2)
+    done = Interpolate([0, 40], 3)(job(n=1, chosen=None, sampler=DDIM(5)))
+    rows = done.images.view(2, 5, *SHAPE)
+    torch.testing.assert_close(rows[0, 1:4], torch.stack([images[0], images.mean(0), images[1]]))
+    torch.testing.assert_close(rows[:, 0], images[:1].expand(2, -1, -1, -1))
+    torch.testing.assert_close(rows[1, 1], rows[1, 3], atol=0.05, rtol=0)  # alpha_bar_T is nearly 0
+
+
+def test_mixtures_have_as_much_noise_as_any_x_t() -> None:
+    """Both images share their noise: of two equal images every mixture is the same."""
+    same = job(n=1, chosen=None, sources=lambda n: (sources(1)[0].expand(n, -1, -1, -1), None))
+    done = Interpolate([20], 5)(same)
+    torch.testing.assert_close(done.images[1:6], done.images[1:2].expand(5, -1, -1, -1))
+
+
+def test_at_strength_0_the_image_stays_and_errors_are_of_grey_levels() -> None:
+    done = Edit([0.0, 1.0])(job())
+    images, _ = sources(3)
+    rows = done.images.view(3, 3, *SHAPE)
+    assert torch.equal(rows[:, 1], images)
+    assert done.numbers["t"] == [0, 40]
+    expected = (127.5 * (rows[:, 2].clamp(-1, 1) - images)).square().mean((1, 2, 3)).sqrt().mean()
+    assert done.numbers["rmse"] == [0.0, pytest.approx(expected.item(), rel=1e-4)]
+
+
+def gaussian_job(n: int, sampler: Sampler) -> Job:
+    """The perfect model of independent pixels, so that a walk's own error is all there is."""
+    world = GaussianWorld.isotropic(0.1, 0.3, SHAPE)
+    samples = Samples(oracle(world, Process(cosine(200))), sampler, SHAPE, 0, None, CPU)
+
+    def images(count: int) -> tuple[Tensor, None]:
+        noise = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+        return (0.1 + 0.3 * noise).clamp(-1, 1), None
+
+    return Job(samples, n, 8, sources=images, labels_given=False, null_label=None, about="gaussian")
+
+
+def test_more_steps_reconstruct_better_and_agree_better() -> None:
+    for task in (Invert([5, 10, 20, 50]), Consistency([5, 10, 20, 50])):
+        errors = task(gaussian_job(4, DDIM(10))).numbers["rmse"]
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] < 0.3 * errors[0]
+
+
+def test_images_part_late_are_alike() -> None:
+    done = Vary([200, 100, 50, 10], 6)(gaussian_job(4, Ancestral(40)))
+    spreads = done.numbers["std"]
+    assert spreads == sorted(spreads, reverse=True)
+    assert spreads[0] == pytest.approx(0.3 * 127.5, rel=0.2)  # from x_T all is new; few steps spread less
+
+
+def test_labels_of_sources_of_the_command_line_and_none() -> None:
+    _, of_sources = sources(3)
+    assert job().labels_of(3, of_sources).tolist() == [0, 1, 2]
+    assert job(chosen=[2], labels_given=True).labels_of(3, of_sources).tolist() == [2, 2, 2]
+    assert job(null_label=7).labels_of(3, None).tolist() == [7, 7, 7]
+    assert job(chosen=None).labels_of(3, of_sources) is None
+    with pytest.raises(ValueError, match="add labels=…"):
+        job().labels_of(3, None)
+
+
+REFUSED: list[tuple[Any, dict[str, Any], str]] = [
+    (lambda j: Inpaint("half", 0, 1, 1)(j), {}, "paint each image at least once"),
+    (lambda j: Inpaint("half", 1, 0, 1)(j), {}, "both must be at least 1"),
+    (lambda j: Interpolate([41], 3)(j), {"chosen": None}, "task.t=41 is no depth: take 0 .* T=40"),
+    (lambda j: Interpolate(["deep"], 3)(j), {"chosen": None}, "task.t=deep is no depth"),
+    (lambda j: Interpolate([], 3)(j), {"chosen": None}, "is no depth"),
+    (lambda j: Interpolate([1], 1)(j), {"chosen": None}, "task.columns=1 has nothing between"),
+    (lambda j: InterpolateLatents(True, 3)(j), {"sampler": Ancestral(5)}, "sampler=ddim sampler.eta=0"),
+    (lambda j: InterpolateLatents(True, 3)(j), {"sampler": DDIM(5, eta=0.5)}, "sampler=ddim sampler.eta=0"),
+    (lambda j: Edit([1.2])(j), {}, "must be numbers from 0"),
+    (lambda j: Edit([])(j), {}, "must be numbers from 0"),
+    (lambda j: Invert([41])(j), {}, "from 1 to T=40"),
+    (lambda j: Consistency([])(j), {}, "from 1 to T=40"),
+    (lambda j: Vary(None, 2)(j), {}, "draws noise, and DDIM with eta=0 does not"),
+    (lambda j: Vary([0], 2)(j), {"sampler": Ancestral(5)}, "timesteps from 1 to T=40"),
+    (lambda j: Vary(None, 1)(j), {"sampler": Ancestral(5)}, "two or more"),
+    (lambda j: Progressive(1)(j), {}, "shows no progress"),
+]
+
+
+@pytest.mark.parametrize(("call", "options", "sentence"), REFUSED, ids=[sentence[:30] for *_, sentence in REFUSED])
+def test_what_cannot_be_is_refused(call: Any, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        call(job(**options))
