@@ -26,9 +26,9 @@ def test_without_an_average_the_raw_weights_are_drawn_without_dropout(
     titles: list[str] = []
     draw = sample_grid.panels
 
-    def panels(parts: list[tuple[str, torch.Tensor]], path: Path) -> None:
+    def panels(parts: list[tuple[str, torch.Tensor]], path: Path, columns: int | None) -> None:
         titles.extend(title for title, _ in parts)
-        draw(parts, path)
+        draw(parts, path, columns)
 
     monkeypatch.setattr(sample_grid, "panels", panels)
     model = module(dropout=0.5, ema_rates=[])

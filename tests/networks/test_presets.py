@@ -8,7 +8,6 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ddpm_lab.networks.blocks import Attention
-from ddpm_lab.networks.noisy_classifier import AttentionPool, NoisyClassifier
 from tests.golden import HERE
 
 CONF = Path(__file__).parents[2] / "conf" / "network"
@@ -37,7 +36,7 @@ UNETS = {
     "ddpm_lsun_celebahq256": ("ho_256", 256, {}),
     "ddpm_lsun_bedroom256_large": ("ho_256_large", 256, {}),
 }
-CLASSIFIERS = {"adm_classifier64": 64, "adm_classifier128": 128, "adm_classifier256": 256, "adm_classifier512": 512}
+CLASSIFIERS = {f"adm_classifier{size}": (f"adm_classifier_{size}", size) for size in (64, 128, 256, 512)}
 
 
 def preset(name, **changes):
@@ -51,8 +50,10 @@ def count(network):
 
 def test_every_published_network_and_every_preset_is_counted():
     assert UNETS.keys() | CLASSIFIERS.keys() == PUBLISHED.keys()
-    used = {name for name, _, _ in UNETS.values()}
-    assert used | {"tiny", "small"} == {path.stem for path in CONF.glob("*.yaml")}
+    used = {name for name, *_ in [*UNETS.values(), *CLASSIFIERS.values()]}
+    assert used | {"tiny", "small", "classifier_tiny", "classifier_small"} == {
+        path.stem for path in CONF.glob("*.yaml")
+    }
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -68,21 +69,9 @@ def test_presets_have_the_published_number_of_parameters(name):
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifiers_have_the_published_number_of_parameters(name):
-    resolved, size = PUBLISHED[name]["resolved"], CLASSIFIERS[name]
+    preset_name, size = CLASSIFIERS[name]
     with torch.device("meta"):
-        network = NoisyClassifier(
-            size,
-            3,
-            1000,
-            pool=partial(AttentionPool, head_channels=64),
-            model_channels=resolved["model_channels"],
-            channel_mult=resolved["channel_mult"],
-            num_res_blocks=resolved["num_res_blocks"],
-            attention_resolutions=[32, 16, 8],
-            head_channels=64,
-            scale_shift_norm=True,
-            resblock_updown=True,
-        )
+        network = preset(preset_name)(image_size=size, in_channels=3, num_classes=1000)
     assert count(network) == PUBLISHED[name]["parameters"]
 
 
@@ -96,3 +85,15 @@ def test_small_presets_run_and_have_the_size_they_say(name, size, channels, mill
     assert count(network) == pytest.approx(millions * 1e6, rel=0.02)
     attends = [name for name, module in network.named_modules() if isinstance(module, Attention)]
     assert len(attends) == (1 if name == "tiny" else 4)  # `small` at 28 // 4 and at 32 // 4 alike
+
+
+@pytest.mark.parametrize(("name", "size", "channels", "millions"), [("tiny", 8, 1, 0.38), ("small", 28, 1, 0.56)])
+def test_small_classifiers_run_and_have_the_size_they_say(name, size, channels, millions):
+    chosen = OmegaConf.load(CONF / "classifier_tiny.yaml")
+    if name == "small":
+        chosen = OmegaConf.merge(
+            chosen, {k: v for k, v in OmegaConf.load(CONF / "classifier_small.yaml").items() if k != "defaults"}
+        )
+    network = instantiate(chosen, _convert_="all", image_size=size, in_channels=channels, num_classes=10)
+    assert network(torch.randn(2, channels, size, size), torch.tensor([0, 999])).shape == (2, 10)
+    assert count(network) == pytest.approx(millions * 1e6, rel=0.05)
