@@ -76,7 +76,7 @@ def test_every_task_of_sample_is_built_and_counts(task: str) -> None:
     assert composed(f"task={task}", "run=somewhere", "sampler=ddim", config="sample").sampler.eta == 0
 
 
-@pytest.mark.parametrize("network", [name for name in CHOICES["network"] if "classifier" in name])
+@pytest.mark.parametrize("network", [name for name in CHOICES["network"] if name.startswith("classifier")])
 @pytest.mark.parametrize("pool", ["AttentionPool", "AdaptivePool", "SpatialPool", "NormedSpatialPool"])
 def test_every_classifier_ends_in_classes_by_every_pool(network: str, pool: str) -> None:
     options = [f"network.pool._target_=ddpm_lab.networks.noisy_classifier.{pool}"]
