@@ -79,8 +79,8 @@ def test_a_grid_for_each_class(runs: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("task", "name", "options"),
     [
-        ("inpaint", "inpaint", ["guidance=classifier_free"]),
-        ("inpaint", "inpaint", ["task.mask=every_second", "sampler=ancestral", "task.resamples=2"]),
+        ("inpaint", "inpaint", ["guidance=classifier_free", "task.jump_length=1"]),
+        ("inpaint", "inpaint", ["task.mask=every_second", "sampler=ancestral", "task.resamples=1"]),
         ("interpolate", "interpolate", ["task.t=[0,20,40]"]),
         ("interpolate_latents", "interpolate_latents", []),
         ("edit", "edit", ["labels=3", "guidance=classifier_free", "guidance.interval=[1,20]"]),
@@ -167,6 +167,9 @@ MISUSES = [
     ("conditional", ["guidance=classifier_free", "guidance.scale=much"], "guidance.scale=much is not a number"),
     ("conditional", ["guidance=classifier_free", "guidance.scale=nan"], "guidance.scale=nan is not a number"),
     ("conditional", ["guidance=classifier_free", "guidance.interval=[9,3]"], "lowest <= highest"),
+    ("conditional", ["guidance=classifier_free", "guidance.interval=9"], "is to be two timesteps"),
+    ("conditional", ["task=inpaint"], "a walk of 3 steps has no room for jumps of jump_length=10"),
+    ("conditional", ["n=few"], "n=few must be a whole number of at least 1"),
     ("conditional", ["guidance=classifier"], "guidance.classifier=… must be given"),
     ("conditional", ["guidance=classifier", "guidance.classifier=PLAIN"], "is a run of task=diffusion"),
     (

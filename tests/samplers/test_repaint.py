@@ -96,6 +96,13 @@ def test_up_and_down_keep_the_marginal() -> None:
     torch.testing.assert_close(of_s**2 + of_t**2, q.log_variance.exp())
 
 
+def test_a_walk_too_short_for_its_jumps_is_refused() -> None:
+    with pytest.raises(ValueError, match="a walk of 5 steps has no room for jumps of jump_length=5"):
+        RePaint(Ancestral(), 5, 2).places(5)
+    assert RePaint(Ancestral(), 5, 1).places(5) == [5, 4, 3, 2, 1, 0]
+    assert RePaint(Ancestral(), 4, 2).places(5) == [5, 4, 3, 2, 1, 5, 4, 3, 2, 1, 0]
+
+
 @pytest.mark.parametrize("bad", [{"jump_length": 0}, {"resamples": 0}])
 def test_numbers_that_make_no_sense_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match="both must be at least 1"):

@@ -169,12 +169,14 @@ def test_labels_of_sources_of_the_command_line_and_none() -> None:
 
 
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
-    (lambda j: Inpaint("half", 0, 1, 1)(j), {}, "paint each image at least once"),
-    (lambda j: Inpaint("half", 1, 0, 1)(j), {}, "both must be at least 1"),
+    (lambda j: Inpaint("half", 0, 1, 1)(j), {}, "task.fillings=0 must be a whole number of at least 1"),
+    (lambda j: Inpaint("half", 1, 0, 1)(j), {}, "task.jump_length=0 must be"),
+    (lambda j: Inpaint("half", 1, 5, 2)(j), {}, "a walk of 5 steps has no room for jumps of jump_length=5"),
+    (lambda j: Inpaint("half", "many", 5, 2)(j), {}, "task.fillings=many must be"),
     (lambda j: Interpolate([41], 3)(j), {"chosen": None}, "task.t=41 is no depth: take 0 .* T=40"),
     (lambda j: Interpolate(["deep"], 3)(j), {"chosen": None}, "task.t=deep is no depth"),
     (lambda j: Interpolate([], 3)(j), {"chosen": None}, "is no depth"),
-    (lambda j: Interpolate([1], 1)(j), {"chosen": None}, "task.columns=1 has nothing between"),
+    (lambda j: Interpolate([1], 1)(j), {"chosen": None}, "task.columns=1 must be a whole number of at least 2"),
     (lambda j: InterpolateLatents(True, 3)(j), {"sampler": Ancestral(5)}, "sampler=ddim sampler.eta=0"),
     (lambda j: InterpolateLatents(True, 3)(j), {"sampler": DDIM(5, eta=0.5)}, "sampler=ddim sampler.eta=0"),
     (lambda j: Edit([1.2])(j), {}, "must be numbers from 0"),
@@ -183,8 +185,8 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (lambda j: Consistency([])(j), {}, "from 1 to T=40"),
     (lambda j: Vary(None, 2)(j), {}, "draws noise, and DDIM with eta=0 does not"),
     (lambda j: Vary([0], 2)(j), {"sampler": Ancestral(5)}, "timesteps from 1 to T=40"),
-    (lambda j: Vary(None, 1)(j), {"sampler": Ancestral(5)}, "two or more"),
-    (lambda j: Progressive(1)(j), {}, "shows no progress"),
+    (lambda j: Vary(None, 1)(j), {"sampler": Ancestral(5)}, "task.variations=1 must be"),
+    (lambda j: Progressive(1)(j), {}, "task.columns=1 must be"),
 ]
 
 

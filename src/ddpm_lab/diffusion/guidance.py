@@ -61,7 +61,7 @@ class Extrapolated(Guided):
         T = denoiser.process.T
         if interval is not None and (len(interval) != 2 or not 1 <= interval[0] <= interval[1] <= T):
             raise ValueError(
-                f"guidance.interval={list(interval)} is to be [lowest, highest] with 1 <= lowest <= highest <= T={T}"
+                f"guidance.interval={list(interval)} is to be [lowest, highest] t with 1 <= lowest <= highest <= T={T}"
             )
         self.interval = interval
         if not 0 <= finite("rescale", rescale) <= 1:
@@ -126,7 +126,7 @@ class Autoguided(Extrapolated):
     """Karras et al. 2024: away from a weaker model of the same kind, smaller or less trained, with the same labels.
 
     (1 + w) strong - w weak; that paper's "guidance weight" is 1 + w.
-    Raises ValueError unless both have the same schedule, prediction, kind of variance and time_scale.
+    Raises ValueError unless both have the same schedule, prediction and kind of variance.
     """
 
     def __init__(

@@ -36,8 +36,14 @@ class RePaint(Sampler):
     def places(self, stages: int) -> list[int]:
         """Where a walk of so many stages stands, one after the other, as numbers of stages still below it: 0 is the image.
 
-        As in the public code, the lowest jump sets out one stage above the image, and none from the top.
+        As in the public code, the lowest jump sets out one stage above the image, and none from the top. Raises ValueError
+        where the walk is too short for a jump.
         """
+        if self.resamples > 1 and self.jump_length >= stages:
+            raise ValueError(
+                f"a walk of {stages} steps has no room for jumps of jump_length={self.jump_length}: take a shorter one, more "
+                "steps, or resamples=1 for none"
+            )
         left = dict.fromkeys(range(1, stages - self.jump_length + 1, self.jump_length), self.resamples - 1)
         places = [stages]
         while places[-1] > 0:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.samplers.ddim import DDIM
+from ddpm_lab.seeds import ImageNoise
 from ddpm_lab.steering.interpolation import encode
-from ddpm_lab.steering.job import Job, Outcome, error_curve, rmse, sheet
+from ddpm_lab.steering.job import Job, Outcome, error_curve, rmse, sheet, whole
 
 
 class Edit:
@@ -156,9 +157,7 @@ class Vary:
 
     def __init__(self, t: Sequence[float] | None, variations: int) -> None:
         self.t = t
-        self.variations = variations
-        if variations < 2:
-            raise ValueError(f"task.variations={variations}: what images share shows in two or more")
+        self.variations = whole("task.variations", variations, 2)
 
     def __call__(self, job: Job) -> Outcome:
         """For each of n starts, a row for each t: x_t, and the images."""
@@ -210,8 +209,6 @@ class Vary:
 
     def _on_the_way(self, job: Job, stages: list[int], y: Tensor | None) -> list[Tensor]:
         """x_t of the n starts at every stage, descending."""
-        from ddpm_lab.seeds import ImageNoise
-
         device = job.samples.device
         noise = ImageNoise(job.samples.seed, range(job.n), device)
         x = noise.normal(*job.samples.shape)

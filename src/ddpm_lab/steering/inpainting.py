@@ -6,7 +6,7 @@ import torch
 
 from ddpm_lab.diffusion.guidance import Inpainted
 from ddpm_lab.samplers.repaint import RePaint
-from ddpm_lab.steering.job import Job, Outcome, rmse, sheet
+from ddpm_lab.steering.job import Job, Outcome, rmse, sheet, whole
 from ddpm_lab.steering.masks import read_mask
 
 GREY = 0.0  # of what is unknown, in the picture
@@ -22,18 +22,17 @@ class Inpaint:
     name = "inpaint"
 
     def __init__(self, mask: str, fillings: int, jump_length: int, resamples: int) -> None:
-        if fillings < 1:
-            raise ValueError(f"task.fillings={fillings}: paint each image at least once")
         self.mask = mask
-        self.fillings = fillings
-        self.jump_length = jump_length
-        self.resamples = resamples
+        self.fillings = whole("task.fillings", fillings, 1)
+        self.jump_length = whole("task.jump_length", jump_length, 1)
+        self.resamples = whole("task.resamples", resamples, 1)
 
     def __call__(self, job: Job) -> Outcome:
         """A row for each image: itself, what is known of it, and its fillings."""
         _, H, W = job.samples.shape
         mask = read_mask(str(self.mask), H, W, job.samples.seed)[None, None]  # [1, 1, H, W]
         sampler = RePaint(job.sampler, self.jump_length, self.resamples)
+        sampler.places(len(sampler.timesteps(job.T)))  # says so if the walk is too short for its jumps
         sources, of_sources = job.sources(job.n)
         labels = job.labels_of(job.n, of_sources)
         known = sources.repeat_interleave(self.fillings, 0)

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from ddpm_lab.samplers.ddim import DDIM
 from ddpm_lab.samplers.interpolation import slerp
-from ddpm_lab.steering.job import Job, Outcome, sheet
+from ddpm_lab.steering.job import Job, Outcome, sheet, whole
 
 
 def fractions(columns: int) -> list[float]:
     """Lambda from 0 to 1 in so many columns. Raises ValueError for fewer than two."""
-    if columns < 2:
-        raise ValueError(f"task.columns={columns} has nothing between its ends: take 2 or more")
+    whole("task.columns", columns, 2)
     return [k / (columns - 1) for k in range(columns)]
 
 

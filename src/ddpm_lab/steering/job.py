@@ -131,6 +131,13 @@ def sheet(images: Tensor, caption: str, columns: Sequence[str], rows: Sequence[s
     return captioned(grid(images, len(columns), scale), caption, names, rows)
 
 
+def whole(name: str, value: object, least: int) -> int:
+    """The number itself. Raises ValueError, naming the option, unless it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value} must be a whole number of at least {least}")
+    return value
+
+
 def rmse(a: Tensor, b: Tensor) -> Tensor:
     """Root of the mean squared difference of each image, in grey levels of 0..255; [n]."""
     return 127.5 * ((a.clamp(-1, 1) - b) ** 2).flatten(1).mean(1).sqrt()

@@ -6,7 +6,7 @@ import torch
 
 from ddpm_lab.evaluation.progressive import progressive
 from ddpm_lab.pictures import captioned, grid
-from ddpm_lab.steering.job import Job, Outcome, sheet
+from ddpm_lab.steering.job import Job, Outcome, sheet, whole
 
 SHOWN = 256
 
@@ -53,9 +53,7 @@ class Progressive:
     name = "progressive"
 
     def __init__(self, columns: int) -> None:
-        if columns < 2:
-            raise ValueError(f"task.columns={columns} shows no progress: take 2 or more")
-        self.columns = columns
+        self.columns = whole("task.columns", columns, 2)
 
     def __call__(self, job: Job) -> Outcome:
         """A row for each image."""

@@ -52,6 +52,9 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
     denoiser.to(device)
     data, dataset = run.data, instantiate(run.data.dataset)
     about: dict[str, Any] = {"weights": str(config.weights), "step": step, "commit": runs.commit()}
+    # What cannot be sampled is refused before the bound, which can take long.
+    steered = guide(config.guidance, run, denoiser)
+    chosen, sampler = chosen_labels(config.labels, steered), instantiate(config.sampler)
     bound = instantiate(config.bound)
     for split in config.splits if bound is not None else ():
         found = bound(
@@ -66,11 +69,7 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
         report.add_bound(found, **about)
     if config.n is not None:
         shape = (data.channels, data.image_size, data.image_size)
-        steered = guide(config.guidance, run, denoiser)
-        chosen = chosen_labels(config.labels, steered)
-        samples = Samples(
-            steered.denoiser, instantiate(config.sampler), shape, config.seed, chosen, device, steered.about
-        )
+        samples = Samples(steered.denoiser, sampler, shape, config.seed, chosen, device, steered.about)
         extractor, reference = _references(config, data, shape, device)
         samples.announce(config.n, config.batch_size, extractor)
         judged = judge(

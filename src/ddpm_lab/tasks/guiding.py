@@ -182,7 +182,12 @@ def _about(name: str, guided: ClassifierFree | Autoguided) -> dict[str, Any]:
 
 
 def _pair(interval: Interval) -> tuple[int, int] | None:
-    return None if interval is None else tuple(interval)  # type: ignore[return-value]
+    if interval is None:
+        return None
+    ends = list(interval) if isinstance(interval, Sequence) and not isinstance(interval, str) else []
+    if len(ends) != 2 or any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
+        raise ValueError(f"guidance.interval={interval} is to be two timesteps, such as [100,700], or null for all")
+    return ends[0], ends[1]
 
 
 def _device(denoiser: Denoiser) -> torch.device:

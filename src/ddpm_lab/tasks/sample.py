@@ -21,10 +21,10 @@ def sample(config: DictConfig) -> None:
     """Do config.task: a .png, an .npz (arr_0: uint8 [m, H, W, C]) and a .json of its name."""
     from ddpm_lab.evaluation.generation import Samples
     from ddpm_lab.pictures import save_npz
-    from ddpm_lab.steering.job import Job
+    from ddpm_lab.steering.job import Job, whole
 
-    if config.n < 1 or config.batch_size < 1:
-        raise ValueError(f"n and batch_size must be positive, got n={config.n} and batch_size={config.batch_size}")
+    for option in ("n", "batch_size"):
+        whole(option, config[option], 1)
     set_threads(config.threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
     task = instantiate(config.task)
