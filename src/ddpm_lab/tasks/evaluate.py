@@ -54,7 +54,7 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
     about: dict[str, Any] = {"weights": str(config.weights), "step": step, "commit": runs.commit()}
     # What cannot be sampled is refused before the bound, which can take long.
     steered = guide(config.guidance, run, denoiser)
-    chosen, sampler = chosen_labels(config.labels, steered), instantiate(config.sampler)
+    chosen, sampler = chosen_labels(config.labels, steered), instantiate(config.sampler, _convert_="all")
     bound = instantiate(config.bound)
     for split in config.splits if bound is not None else ():
         found = bound(

@@ -28,7 +28,7 @@ def sample(config: DictConfig) -> None:
     set_threads(config.threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
     task = instantiate(config.task)
-    sampler = instantiate(config.sampler)
+    sampler = instantiate(config.sampler, _convert_="all")
     run, denoiser, step = load_run(config.run, config.weights)
     device = find_device(config.accelerator)
     denoiser.to(device)
