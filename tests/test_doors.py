@@ -221,7 +221,7 @@ MISUSES = [
     ("train", ["schedule=cosin"], "did you mean cosine? choices: constant, cosine"),
     ("train", ["hydra.run.dir=/tmp/a=b"], "cannot be read as an option"),
     ("train", ["trainer.max_step=3"], "did you mean trainer.max_steps?"),
-    ("train", ["experiments=nichol2021/x"], "choices: ho2020/cifar10"),
+    ("train", ["experiments=nichol2021/x"], "choices: dhariwal2021/digits"),
     ("train", ["data=cifar10"], "unpack it in"),
     ("train", ["objective=hybrid", "variance=fixed_small"], "set variance=learned_range"),
     ("train", ["variance=learned"], "objective=hybrid"),
