@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "steering": {"evaluation", "diffusion", "samplers", *LEAVES},
     "callbacks": {"training", "evaluation", "metrics", "diffusion", "samplers", "runs", "dashboards", *LEAVES},
     "data": {"pixels"},
-    "checkpoints": {"networks"},
+    "checkpoints": {"networks", "diffusion"},
     "seeds": set(),
     "pixels": set(),
     "pictures": {"pixels"},

@@ -155,7 +155,7 @@ def test_other_flags_are_refused_by_the_first_key_that_differs():
         published("idm_uncond", num_classes=3)
     with pytest.raises(ValueError, match=r"unexpected, first input_blocks\.3\.1\.norm\.weight"):
         published("idm_uncond", attention_resolutions=[])
-    with pytest.raises(ValueError, match=r"first out\.2\.weight with \[6, 32, 3, 3\] where the flags give \[3, "):
+    with pytest.raises(ValueError, match=r"first out\.2\.weight with \[6, 32, 3, 3\] where the network has \[3, "):
         published("idm_uncond", out_channels=3)
 
 

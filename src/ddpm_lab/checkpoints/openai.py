@@ -3,12 +3,12 @@
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from ddpm_lab.checkpoints.slots import Slots
 from ddpm_lab.networks.adm_unet import ADMUNet
 from ddpm_lab.networks.blocks import Attention, ResidualBlock
 from ddpm_lab.networks.levels import DownLevel, UpLevel
@@ -102,10 +102,7 @@ def load(
             checkpointing=use_checkpoint,
         )
     state = source if isinstance(source, Mapping) else _read(source)
-    slots = _slots(network.to_empty(device="cpu"), use_new_attention_order)
-    _check(state, slots)
-    for key, slot in slots.items():
-        slot.fill(state[key])
+    _slots(network.to_empty(device="cpu"), use_new_attention_order).fill(state, "Pass the flags it was trained with.")
     return network.eval()
 
 
@@ -121,7 +118,7 @@ def to_openai(network: Network, *, use_new_attention_order: bool = False) -> dic
     """
     if any(module.rescale for module in network.modules() if isinstance(module, ResidualBlock)):
         raise ValueError("The public code cannot rescale residual branches: only rescale_residual=False can be saved.")
-    return {key: slot.read() for key, slot in _slots(network, use_new_attention_order).items()}
+    return _slots(network, use_new_attention_order).read()
 
 
 def _pool(name: str, head_channels: int | None) -> Callable[[Sequence[int], int, int], nn.Module]:
@@ -155,51 +152,16 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     return state
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """One tensor of the public state dict: a view into our parameters, and the shape it has there."""
-
-    view: Tensor
-    shape: torch.Size
-
-    def fill(self, tensor: Tensor) -> None:
-        self.view.copy_(tensor.reshape(self.view.shape))
-
-    def read(self) -> Tensor:
-        return self.view.reshape(self.shape).clone(memory_format=torch.contiguous_format)
-
-
-def _check(state: Mapping[str, Tensor], slots: Mapping[str, _Slot]) -> None:
-    missing = [key for key in slots if key not in state]
-    unexpected = [key for key in state if key not in slots]
-    misshapen = [key for key in slots if key in state and state[key].shape != slots[key].shape]
-    complaints = []
-    if missing:
-        complaints.append(f"{len(missing)} keys are missing, first {missing[0]}")
-    if unexpected:
-        complaints.append(f"{len(unexpected)} are unexpected, first {unexpected[0]}")
-    if misshapen:
-        key = misshapen[0]
-        complaints.append(
-            f"{len(misshapen)} have another shape, first {key} with {list(state[key].shape)} "
-            f"where the flags give {list(slots[key].shape)}"
-        )
-    if complaints:
-        raise ValueError(
-            f"The checkpoint does not fit the flags: {'; '.join(complaints)}. Pass the flags it was trained with."
-        )
-
-
-def _slots(network: Network, new_order: bool) -> dict[str, _Slot]:
+def _slots(network: Network, new_order: bool) -> Slots:
     """Public key -> slot, for every parameter of the network."""
     if isinstance(network, SuperResolutionUNet):
         network = network.unet
     table = _Table(network, new_order)
-    table.module("time_embed.0", network.time.mlp[0])
-    table.module("time_embed.2", network.time.mlp[2])
+    table.slots.module("time_embed.0", network.time.mlp[0])
+    table.slots.module("time_embed.2", network.time.mlp[2])
     if network.time.label is not None:
-        table.module("label_emb", network.time.label)
-    table.module("input_blocks.0.0", network.conv_in)
+        table.slots.module("label_emb", network.time.label)
+    table.slots.module("input_blocks.0.0", network.conv_in)
     n = 1
     for level in network.down:
         assert isinstance(level, DownLevel)
@@ -224,8 +186,8 @@ def _slots(network: Network, new_order: bool) -> dict[str, _Slot]:
         if level.resample is not None:  # belongs to the level's last block there
             position = 1 if block.attention is None else 2
             table.resample(f"output_blocks.{n - 1}.{position}", "conv", level.resample)
-    table.module("out.0", network.norm_out)
-    table.module("out.2", network.conv_out)
+    table.slots.module("out.0", network.norm_out)
+    table.slots.module("out.2", network.conv_out)
     return table.slots
 
 
@@ -233,7 +195,7 @@ class _Table:
     """Collects slots. Residual blocks come in the order in which they run: they share the time projection's rows."""
 
     def __init__(self, network: ADMUNet | NoisyClassifier, new_order: bool) -> None:
-        self.slots: dict[str, _Slot] = {}
+        self.slots = Slots()
         self.new_order = new_order
         time = network.time
         self.rows: Iterator[tuple[Tensor, Tensor]] = zip(
@@ -242,15 +204,6 @@ class _Table:
             strict=True,
         )
 
-    def add(self, key: str, view: Tensor, shape: Sequence[int] | None = None) -> None:
-        view = view.detach()
-        self.slots[key] = _Slot(view, view.shape if shape is None else torch.Size(shape))
-
-    def module(self, key: str, module: nn.Module, *, ones: int = 0) -> None:
-        """Parameters under their own names; a linear layer may stand for a convolution of `ones` 1-wide axes."""
-        for name, parameter in module.named_parameters(recurse=False):
-            self.add(f"{key}.{name}", parameter, parameter.shape + (1,) * (ones if name == "weight" else 0))
-
     def block(self, key: str, block: nn.Module) -> None:
         assert isinstance(block.residual, ResidualBlock)
         self.residual(f"{key}.0", block.residual)
@@ -258,48 +211,48 @@ class _Table:
             self.attention(f"{key}.1", block.attention)
 
     def residual(self, key: str, block: ResidualBlock) -> None:
-        self.module(f"{key}.in_layers.0", block.norm_1)
-        self.module(f"{key}.in_layers.2", block.conv_1)
+        self.slots.module(f"{key}.in_layers.0", block.norm_1)
+        self.slots.module(f"{key}.in_layers.2", block.conv_1)
         weight, bias = next(self.rows)
-        self.add(f"{key}.emb_layers.1.weight", weight)
-        self.add(f"{key}.emb_layers.1.bias", bias)
-        self.module(f"{key}.out_layers.0", block.norm_2)
-        self.module(f"{key}.out_layers.3", block.conv_2)
-        self.module(f"{key}.skip_connection", block.shortcut)
+        self.slots.add(f"{key}.emb_layers.1.weight", weight)
+        self.slots.add(f"{key}.emb_layers.1.bias", bias)
+        self.slots.module(f"{key}.out_layers.0", block.norm_2)
+        self.slots.module(f"{key}.out_layers.3", block.conv_2)
+        self.slots.module(f"{key}.skip_connection", block.shortcut)
 
     def resample(self, key: str, name: str, layer: nn.Module) -> None:
         if isinstance(layer, ResidualBlock):
             self.residual(key, layer)
         elif isinstance(layer.conv, nn.Module):
-            self.module(f"{key}.{name}", layer.conv)
+            self.slots.module(f"{key}.{name}", layer.conv)
 
     def attention(self, key: str, block: Attention) -> None:
-        self.module(f"{key}.norm", block.norm)
+        self.slots.module(f"{key}.norm", block.norm)
         self.qkv(f"{key}.qkv", block.qkv, block.num_heads)
-        self.module(f"{key}.proj_out", block.proj, ones=1)
+        self.slots.module(f"{key}.proj_out", block.proj, ones=1)
 
     def qkv(self, key: str, layer: nn.Linear, num_heads: int) -> None:
         """Rows go (q k v, head, channel) here and in the new order, (head, q k v, channel) in the old one."""
         if self.new_order:
-            self.module(key, layer, ones=1)
+            self.slots.module(key, layer, ones=1)
             return
         for name, parameter in layer.named_parameters():
             rows = parameter.detach().unflatten(0, (3, num_heads, -1)).transpose(0, 1)
-            self.add(f"{key}.{name}", rows, parameter.shape + (1,) * (name == "weight"))
+            self.slots.add(f"{key}.{name}", rows, parameter.shape + (1,) * (name == "weight"))
 
     def pool(self, pool: nn.Module) -> None:
         if isinstance(pool, AdaptivePool):
-            self.module("out.0", pool.norm)
-            self.module("out.3", pool.linear, ones=2)
+            self.slots.module("out.0", pool.norm)
+            self.slots.module("out.3", pool.linear, ones=2)
         elif isinstance(pool, AttentionPool):
-            self.module("out.0", pool.norm)
-            self.add("out.2.positional_embedding", pool.positions.T)
-            self.module("out.2.qkv_proj", pool.qkv, ones=1)  # the new order whatever the flag says
-            self.module("out.2.c_proj", pool.proj, ones=1)
+            self.slots.module("out.0", pool.norm)
+            self.slots.add("out.2.positional_embedding", pool.positions.T)
+            self.slots.module("out.2.qkv_proj", pool.qkv, ones=1)  # the new order whatever the flag says
+            self.slots.module("out.2.c_proj", pool.proj, ones=1)
         elif isinstance(pool, NormedSpatialPool):
-            self.module("out.0", pool.hidden)
-            self.module("out.1", pool.norm)
-            self.module("out.3", pool.linear)
+            self.slots.module("out.0", pool.hidden)
+            self.slots.module("out.1", pool.norm)
+            self.slots.module("out.3", pool.linear)
         elif isinstance(pool, SpatialPool):
-            self.module("out.0", pool.hidden)
-            self.module("out.2", pool.linear)
+            self.slots.module("out.0", pool.hidden)
+            self.slots.module("out.2", pool.linear)
