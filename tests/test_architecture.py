@@ -13,7 +13,7 @@ MODULES = {
     for path in sorted(SRC.glob("ddpm_lab/**/*.py"))
     if path.name != "__init__.py"
 }
-DOORS = ("train.py", "sample.py", "evaluate.py", "report.py")
+DOORS = ("train.py", "sample.py", "evaluate.py", "report.py", "convert.py")
 
 # A room (or module) may import itself and these. seeds, pixels and pictures are leaves that anyone may use.
 LEAVES = {"seeds", "pixels", "pictures"}
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "cli": {"runs", "folders", "jobs", "sweeps"},
     "tasks": {
         *("training", "callbacks", "evaluation", "metrics", "diffusion", "samplers", "data", "ranks", "runs"),
-        *("folders", "jobs", "sweeps", "steering"),
+        *("folders", "jobs", "sweeps", "steering", "checkpoints", "networks"),
         *LEAVES,
     },
 }

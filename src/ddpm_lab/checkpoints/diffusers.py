@@ -56,11 +56,30 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+class Plan(NamedTuple):
+    """How to build a network: its class, and all arguments but image_size, in_channels, out_channels and num_classes."""
+
+    network_class: type[Network]
+    options: dict[str, Any]
+    in_channels: int
+    out_channels: int
+    num_classes: int | None
+
+    def build(self, image_size: int) -> Network:
+        """The network, its weights not yet filled."""
+        with torch.device("meta"):
+            network = self.network_class(
+                image_size, self.in_channels, self.out_channels, num_classes=self.num_classes, **self.options
+            )
+        return network.to_empty(device="cpu")
+
+
 class Loaded(NamedTuple):
-    """A network in eval mode, what its config.json says, and its pipeline's scheduler_config.json, if there is one."""
+    """A network in eval mode, how it was built for images of which size, and its scheduler_config.json, if there is one."""
 
     network: Network
-    config: dict[str, Any]
+    plan: Plan
+    image_size: int
     scheduler: dict[str, Any] | None
 
 
@@ -92,18 +111,22 @@ def load(folder: str | Path) -> Loaded:
     kind = config.get("_class_name", "UNet2DModel")
     if kind not in ("UNet2DModel", "UNetUnconditionalModel"):
         raise ValueError(f"{folder} holds a {kind}, and only UNet2DModel can be read.")
-    network = build(config, str(folder / "config.json"))
+    halvings = len(config.get("block_out_channels", DEFAULTS["block_out_channels"])) - 1
+    size = config.get("sample_size")
+    size = size if isinstance(size, int) else 8 * 2**halvings  # any that can be halved as often names the same levels
+    planned = plan(config, size, str(folder / "config.json"))
+    network = planned.build(size)
     paths = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     if not paths:
         raise FileNotFoundError(f"{folder} holds no weights: neither {WEIGHTS[0]} nor {WEIGHTS[1]}.")
     slots(network).fill(
         _current(read_weights(paths[0])), f"Its config.json describes another network than {paths[0].name}."
     )
-    return Loaded(network.eval(), config, scheduler)
+    return Loaded(network.eval(), planned, size, scheduler)
 
 
-def build(config: Mapping[str, Any], name: str = "this config") -> Network:
-    """The network that a UNet2DModel's config describes, its weights not yet filled.
+def plan(config: Mapping[str, Any], image_size: int, name: str = "this config") -> Plan:
+    """What a UNet2DModel's config describes, its attention counted in pixels of images of image_size.
 
     Raises ValueError for options that no network of ours has.
     """
@@ -119,7 +142,6 @@ def build(config: Mapping[str, Any], name: str = "this config") -> Network:
             f"{name} has {family}, which is neither Ho et al.'s network ({HO}) nor Nichol & Dhariwal's ({ADM})."
         )
     channels, down, up = said["block_out_channels"], list(said["down_block_types"]), list(said["up_block_types"])
-    attends = [kind == "AttnDownBlock2D" for kind in down]
     known = {"DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"}
     mirrored = [kind.replace("Downsample", "Upsample").replace("Down", "Up") for kind in reversed(down)]
     if not set(down) <= known or up != mirrored:
@@ -143,41 +165,33 @@ def build(config: Mapping[str, Any], name: str = "this config") -> Network:
             f"{name} has resnet_time_scale_shift={said['resnet_time_scale_shift']!r}: only 'default' and 'scale_shift' can "
             "be read."
         )
-    size = 2 ** (len(channels) - 1) * 8
-    base = channels[0]
-    shape: dict[str, Any] = {
+    base, depth = channels[0], len(channels) - 1
+    if image_size % 2**depth:
+        raise ValueError(f"{name} halves images {depth} times, which {image_size} pixels cannot be.")
+    options: dict[str, Any] = {
         "model_channels": base,
-        "channel_mult": [width / base for width in channels],
+        "channel_mult": [width // base if width % base == 0 else width / base for width in channels],
         "num_res_blocks": said["layers_per_block"],
-        "attention_resolutions": [size // 2**level for level, attending in enumerate(attends) if attending],
+        "attention_resolutions": [
+            image_size // 2**level for level, kind in enumerate(down) if kind == "AttnDownBlock2D"
+        ],
         "dropout": said["dropout"],
-        "num_classes": said["num_class_embeds"],
     }
     head = said["attention_head_dim"]
+    sizes = said["in_channels"], said["out_channels"], said["num_class_embeds"]
     if family == HO:
-        if head is not None or said["resnet_time_scale_shift"] != "default" or resnet:
+        if head is not None or scale_shift or resnet:
             raise ValueError(
                 f"{name} has attention_head_dim={head!r} and resnet_time_scale_shift={said['resnet_time_scale_shift']!r}: "
                 "Ho et al.'s network has one head and adds the timestep."
             )
-        with torch.device("meta"):
-            network: Network = HoUNet(size, said["in_channels"], said["out_channels"], **shape)
-    else:
-        with torch.device("meta"):
-            network = ADMUNet(
-                size,
-                said["in_channels"],
-                said["out_channels"],
-                **shape,
-                head_channels=head,
-                scale_shift_norm=scale_shift,
-                resblock_updown=resnet,
-            )
-    return network.to_empty(device="cpu")
+        return Plan(HoUNet, options, *sizes)
+    of_adm = {"head_channels": head, "scale_shift_norm": scale_shift, "resblock_updown": resnet}
+    return Plan(ADMUNet, options | of_adm, *sizes)
 
 
 def describe(network: nn.Module, image_size: int) -> dict[str, Any]:
-    """The config of the UNet2DModel that computes what the network does: `build` backwards.
+    """The config of the UNet2DModel that computes what the network does: `plan` backwards.
 
     Raises ValueError for what a UNet2DModel cannot do.
     """

@@ -101,9 +101,29 @@ def load(
             conv_resample=conv_resample,
             checkpointing=use_checkpoint,
         )
-    state = source if isinstance(source, Mapping) else _read(source)
-    _slots(network.to_empty(device="cpu"), use_new_attention_order).fill(state, "Pass the flags it was trained with.")
+    return fill(network.to_empty(device="cpu"), source, use_new_attention_order=use_new_attention_order)
+
+
+def fill(
+    network: Network,
+    source: str | os.PathLike[str] | Mapping[str, Tensor],
+    *,
+    use_new_attention_order: bool = False,
+    advice: str = "Pass the flags it was trained with.",
+) -> Network:
+    """The network, built from a configuration, with the weights of a `.pt` file or a state dict, in eval mode.
+
+    Raises:
+        ValueError: as `load`; a mismatch ends in the advice.
+    """
+    state = source if isinstance(source, Mapping) else read(source)
+    _slots(network, use_new_attention_order).fill(state, advice)
     return network.eval()
+
+
+def fits(network: Network, state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the keys and shapes of the network."""
+    return not _slots(network, True).complaints(state)
 
 
 def to_openai(network: Network, *, use_new_attention_order: bool = False) -> dict[str, Tensor]:
@@ -136,7 +156,8 @@ def _pool(name: str, head_channels: int | None) -> Callable[[Sequence[int], int,
     return pools[name]
 
 
-def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
+def read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
+    """The tensors of a `.pt` file. Raises ValueError for a file of anything else."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

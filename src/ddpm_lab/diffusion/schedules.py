@@ -6,6 +6,7 @@ A schedule of your own is one more function here (or anywhere) and one YAML file
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -95,3 +96,8 @@ def sigmoid(T: int, beta_start: float = 1e-4, beta_end: float = 0.02, steepness:
     """
     curve = torch.sigmoid(_linspace(-steepness, steepness, T))
     return _checked(beta_start + (beta_end - beta_start) * curve, "sigmoid")
+
+
+def explicit(betas: Sequence[float]) -> Tensor:
+    """The betas themselves, beta_1 first: those of a model that was trained elsewhere."""
+    return _checked(torch.tensor(list(betas), dtype=torch.float64), "explicit")

@@ -64,6 +64,13 @@ def load_classifier(run: str, weights: str | int) -> tuple[DictConfig, Classifie
     return _load(run, weights, build_classifier, "classifier")
 
 
+def load_any(run: str, weights: str | int) -> tuple[DictConfig, Any, int]:
+    """The same for a run of either task."""
+    path = Path(run)
+    task = runs.load_config(runs.checked_run(path.parent.parent if path.suffix == ".ckpt" else path)).task.name
+    return load_classifier(run, weights) if task == "classifier" else load_run(run, weights)
+
+
 Built = TypeVar("Built", Denoiser, Classifier)
 
 

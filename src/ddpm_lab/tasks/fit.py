@@ -21,6 +21,7 @@ from ddpm_lab import runs
 from ddpm_lab.folders import done, mark_done, mark_undone
 from ddpm_lab.jobs import SWEEP
 from ddpm_lab.tasks.building import build_module, set_threads
+from ddpm_lab.tasks.foreign import settle
 
 
 def fit(config: DictConfig) -> float:
@@ -50,6 +51,7 @@ def fit(config: DictConfig) -> float:
         # torch's fused optimizers unscale gradients themselves, after the clipping that needs them unscaled.
         config.optimizer.fused = False
     module = build_module(config)
+    settle(config)
     module.guard = instantiate(config.guard)
     step, seconds = 0, 0.0
     if checkpoint:
@@ -120,7 +122,9 @@ def _callbacks(config: DictConfig) -> list[Any]:
     """One by one: instantiating a dict of them would turn what they hold into config nodes."""
     from lightning.pytorch.callbacks import ProgressBar
 
-    built = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
+    # A debug group's settings of a callback that this task does not have are no callback.
+    nodes = [node for node in config.callbacks.values() if node is not None and "_target_" in node]
+    built = [instantiate(node) for node in nodes]
     wanted = config.trainer.enable_progress_bar
     return [callback for callback in built if wanted or not isinstance(callback, ProgressBar)]
 
