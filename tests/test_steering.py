@@ -123,6 +123,33 @@ def test_a_classifier_guides_an_unconditional_model(runs: dict[str, Path], sampl
     run("sample", f"run={runs['conditional']}", "task=classes", "n=1", *DRAW, *guidance, "guidance.unconditional=true")
 
 
+def test_callbacks_of_another_task_are_refused(tmp_path: Path) -> None:
+    for options, sentence in (
+        (["task=classifier", "callbacks=default"], "callbacks.sample_grid has nothing to do in task=classifier"),
+        (["callbacks=classifier"], "callbacks.noisy_accuracy has nothing to do in task=diffusion"),
+    ):
+        assert sentence in run("train", *options, "logger=csv", f"hydra.run.dir={tmp_path}/no", expect=1)
+    debug = ["task=classifier", "debug=one_batch", "logger=csv", "threads=1"]
+    run("train", *debug, "callbacks.noisy_accuracy.images=8", f"hydra.run.dir={tmp_path}/debug")
+
+
+def test_the_protocol_holds_the_task_and_its_guidance(runs: dict[str, Path]) -> None:
+    guided = ["guidance=autoguidance", f"guidance.weak={runs['conditional']}", "guidance.weights=raw"]
+    run("sample", f"run={runs['conditional']}", "task=inpaint", "n=1", "task.jump_length=1", *DRAW, *guided)
+    protocol = json.loads((runs["conditional"] / "inpaint.json").read_text())["protocol"]
+    assert protocol["task"] == {"name": "inpaint", "mask": "half", "fillings": 4, "jump_length": 1, "resamples": 10}
+    assert (protocol["guidance.weak"], protocol["guidance.weights"]) == (str(runs["conditional"]), "raw")
+    run("sample", f"run={runs['conditional']}", "task=consistency", "n=1", "task.steps=[2,3]", *DRAW)
+    assert json.loads((runs["conditional"] / "consistency.json").read_text())["protocol"]["steps"] == [2, 3]
+
+
+def test_where_nothing_is_drawn_nothing_is_steered(runs: dict[str, Path]) -> None:
+    said = run("evaluate", f"run={runs['conditional']}", "guidance=classifier_free", "bound=none", expect=1)
+    assert "add n=…" in said
+    said = run("sample", f"run={runs['conditional']}", "task=interpolate", "n=1", "guidance=classifier_free", *DRAW)
+    assert "without labels guidance has nothing to guide towards" in said
+
+
 def test_images_from_files(runs: dict[str, Path], tmp_path: Path) -> None:
     pixels, _ = digits("test").__getitems__([0, 1, 2, 3])
     for k, image in enumerate(pixels):
@@ -179,6 +206,8 @@ MISUSES = [
     ),
     ("undropped", ["guidance=classifier", "guidance.classifier=CLASSIFIER", "guidance.unconditional=true"], "has none"),
     ("conditional", ["guidance=autoguidance", "guidance.weak=PLAIN"], "knows other labels"),
+    ("conditional", ["guidance=autoguidance", "guidance.weak=null"], "guidance.weak=… must be given"),
+    ("conditional", ["task=consistency", "sampler=ancestral"], "sampler=ddim sampler.eta=0"),
     ("classifier", [], "is a run of task=classifier and one of task=diffusion is needed here"),
     ("conditional", ["task=inpaint", "task.mask=WRONG"], "has 9x9 pixels and the images 8x8"),
     ("conditional", ["task=inpaint", "task.mask=midle"], "none of half, centre"),

@@ -26,7 +26,7 @@ def test_without_an_average_the_raw_weights_are_drawn_without_dropout(
     titles: list[str] = []
     draw = sample_grid.panels
 
-    def panels(parts: list[tuple[str, torch.Tensor]], path: Path, columns: int | None) -> None:
+    def panels(parts: list[tuple[str, torch.Tensor]], path: Path, columns: int | None = None) -> None:
         titles.extend(title for title, _ in parts)
         draw(parts, path, columns)
 

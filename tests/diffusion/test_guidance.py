@@ -89,6 +89,24 @@ def test_in_almost_pure_noise_a_classifier_is_not_asked() -> None:
         ClassifierGuided(inner, log_prob, 2.0, min_alpha_bar=1)
 
 
+def test_outputs_of_a_guidance_are_those_inside() -> None:
+    inner, x, t, y = mixer(FINE, Epsilon(), FixedSmall()), randn(3, 2, 3, 3), full(3, 50), full(3, 1)
+    free = ClassifierFree(inner, NULL, 2.0)
+    known = Inpainted(free, KNOWN[:, :, :3, :3], torch.ones(1, 1, 3, 3, dtype=torch.bool))
+    assert torch.equal(known.outputs(x, t, y)[0], free.outputs(x, t, y)[0])
+
+
+def test_a_gradient_that_is_not_asked_for_does_no_harm() -> None:
+    inner, x = mixture_denoiser(WORLD, FINE), randn(2, 1, 1, 2)
+
+    def broken(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return (x * float("nan")).flatten(1).sum(1)
+
+    for options in ({"scale": 0.0}, {"scale": 1.0, "min_alpha_bar": 0.99}):
+        guided = ClassifierGuided(inner, broken, labels=lambda y: None, **options)
+        assert not guided.gradient(x, torch.tensor([100, 150]), full(2, 0)).any()
+
+
 def test_more_guidance_makes_the_class_likelier_and_narrower() -> None:
     found = []
     for w in (0.0, 1.0, 4.0):
@@ -163,13 +181,13 @@ def test_autoguidance_leaves_the_weaker_model_behind() -> None:
     torch.testing.assert_close(found.raw_variance, a.raw_variance)
 
 
-@pytest.mark.parametrize("w", [-1.0, -0.25, 0.0, 3.0])
+@pytest.mark.parametrize("w", [-3.0, -1.0, -0.25, 0.0, 3.0])
 def test_learned_variances_lie_between_the_halves_and_are_never_extrapolated(w: float) -> None:
     inner = mixer(FINE, Epsilon(), LearnedRange())
     x, t = randn(4, 2, 3, 3), full(4, 50)
     conditional, null = (inner.estimate(x, t, full(4, label), clip=False).raw_variance for label in (2, NULL))
     found = ClassifierFree(inner, NULL, w).estimate(x, t, full(4, 2), clip=False).raw_variance
-    torch.testing.assert_close(found, (1 + min(w, 0)) * conditional - min(w, 0) * null)
+    torch.testing.assert_close(found, (1 + max(-1, min(w, 0))) * conditional - max(-1, min(w, 0)) * null)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)

@@ -18,7 +18,7 @@ def test_the_last_column_is_the_sample_and_the_first_an_estimate_from_noise() ->
     denoiser = toy_denoiser()
     for sampler in (DDIM(10), Ancestral(10), DDIM(10, eta=1.0)):
         samples = Samples(denoiser, sampler, (1, 8, 8), 3, None, CPU)
-        estimates, timesteps = progressive(samples, images=4, columns=5)
+        estimates, timesteps = progressive(samples, indices=range(4), columns=5)
         assert estimates.shape == (4, 5, 1, 8, 8)
         assert timesteps[0] == 40
         assert timesteps[-1] == 0
@@ -30,7 +30,9 @@ def test_the_last_column_is_the_sample_and_the_first_an_estimate_from_noise() ->
 
 def test_a_middle_column_is_the_estimate_at_its_timestep() -> None:
     denoiser, sampler = toy_denoiser(), DDIM(4)
-    estimates, timesteps = progressive(Samples(denoiser, sampler, (1, 8, 8), 0, None, CPU), images=2, columns=100)
+    estimates, timesteps = progressive(
+        Samples(denoiser, sampler, (1, 8, 8), 0, None, CPU), indices=range(2), columns=100
+    )
     assert timesteps == [40, 27, 14, 1, 0]  # a short walk shows every stage
     *_, x_1, image = sampler.walk(denoiser, ImageNoise(0, range(2)).normal(1, 8, 8))
     assert torch.equal(estimates[:, 4], image)

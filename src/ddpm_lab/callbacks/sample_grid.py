@@ -68,11 +68,7 @@ class SampleGrid(Periodic):
             data = trainer.datamodule  # type: ignore[attr-defined]
             real, _ = data.test_images(min(self.n, len(data.images("test"))))
             path = self.folder / "samples.png"
-            panels(
-                [(f"generated, step {trainer.global_step}", images), (f"real {data.name}, test split", real)],
-                path,
-                self._columns(pl_module),
-            )
+            panels([(f"generated, step {trainer.global_step}", images), (f"real {data.name}, test split", real)], path)
             save_npz(self.folder / "samples.npz", images)
             log_picture(trainer, "samples_and_real", path)
 

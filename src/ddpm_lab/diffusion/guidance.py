@@ -15,6 +15,8 @@ from ddpm_lab.diffusion.denoiser import Denoiser, Estimate, Shift
 from ddpm_lab.diffusion.gaussian import Gaussian
 from ddpm_lab.diffusion.tables import expand, lookup
 
+Outputs = tuple[Tensor, Tensor | None]  # the network's output, and its raw variance
+
 
 def drop_labels(y: Tensor, p: float, null_label: int) -> Tensor:
     """Labels [B], each replaced by null_label with probability p (Ho & Salimans 2022, algorithm 1)."""
@@ -29,6 +31,10 @@ class Guided(Denoiser):
             denoiser.network, denoiser.process, denoiser.prediction, denoiser.variance, denoiser.time_scale
         )
         self.denoiser = denoiser
+
+    def outputs(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Outputs:
+        """Those of the denoiser inside."""
+        return self.denoiser.outputs(x_t, t, y)
 
     def with_network(self, network: torch.nn.Module) -> Denoiser:
         """Raise TypeError: a guidance is put around the denoiser that has the network already."""
@@ -86,11 +92,8 @@ class Extrapolated(Guided):
             share = self.rescale * (w != 0).to(growth)
             mixed = mixed * expand(share / growth + (1 - share), mixed)
         if raw is not None and raw_of_weaker is not None:
-            raw = _beyond(raw, raw_of_weaker, expand(w.clamp(max=0), x_t))
+            raw = _beyond(raw, raw_of_weaker, expand(w.clamp(-1, 0), x_t))
         return mixed, raw
-
-
-Outputs = tuple[Tensor, Tensor | None]  # the network's output, and its raw variance
 
 
 class ClassifierFree(Extrapolated):
@@ -191,7 +194,7 @@ class ClassifierGuided(Guided):
         estimate = self.denoiser.estimate(x_t, t, self.labels(y), clip=clip)
         gradient = self.gradient(x_t, t, y)
         alpha_bar = lookup(self.process.alpha_bar, t)
-        # eps' moves x_0 by (1 - ab) / sqrt(ab) g; where alpha_bar is 0, x_t says nothing of x_0, nor of its class.
+        # eps' moves x_0 by (1 - ab) / sqrt(ab) g. Where alpha_bar is 0, x_t says nothing of x_0 nor of its class, and g is 0.
         of_gradient = torch.where(alpha_bar > 0, (1 - alpha_bar) * alpha_bar.rsqrt(), 0.0)
         return estimate._replace(
             x_0=estimate.x_0 + expand(of_gradient, x_t) * gradient,
@@ -200,12 +203,15 @@ class ClassifierGuided(Guided):
         )
 
     def gradient(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """scale * grad log p(y | x_t), [B, C, H, W]."""
+        """scale * grad log p(y | x_t), [B, C, H, W]; 0 where nothing is guided."""
+        alpha_bar = lookup(self.process.alpha_bar, t)
+        guided = ((alpha_bar >= self.min_alpha_bar) & (alpha_bar > 0)).to(x_t.device)
+        if self.scale == 0:
+            return torch.zeros_like(x_t)
         with torch.inference_mode(False), torch.enable_grad():
             x = x_t.detach().clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_prob(x, t.clone(), y.clone()).sum(), x)
-        guided = lookup(self.process.alpha_bar, t) >= self.min_alpha_bar
-        return expand(self.scale * guided, x_t) * gradient
+        return torch.where(guided.view(-1, *[1] * (x_t.dim() - 1)), self.scale * gradient, 0.0)
 
     def step(self, estimate: Estimate, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None) -> Gaussian:
         """p(x_s | x_t) at the x_0 that was not moved, its mean shifted by Sigma g."""

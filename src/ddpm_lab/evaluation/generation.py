@@ -106,7 +106,7 @@ class Samples:
 
     @property
     def steps(self) -> int:
-        """Network calls per image."""
+        """Steps of a walk; guidance and RePaint call networks more often."""
         return len(self.sampler.timesteps(self.denoiser.process.T))
 
     def protocol(self) -> dict[str, Any]:

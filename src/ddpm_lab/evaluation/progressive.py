@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -15,13 +16,13 @@ from ddpm_lab.seeds import ImageNoise
 
 
 @torch.no_grad()
-def progressive(samples: Samples, images: int, columns: int) -> tuple[Tensor, list[int]]:
-    """Estimates of x_0 [images, columns, C, H, W] along the walk of the first images, and their timesteps.
+def progressive(samples: Samples, indices: Sequence[int], columns: int) -> tuple[Tensor, list[int]]:
+    """Estimates of x_0 [len(indices), columns, C, H, W] along the walk of these images, and their timesteps.
 
     Evenly spaced over the walk, from pure noise to the image itself, whose timestep is 0; fewer columns for shorter walks
     (Ho et al. 2020, section 4.3 and figure 6).
     """
-    denoiser, sampler, indices = samples.denoiser, samples.sampler, list(range(images))
+    denoiser, sampler = samples.denoiser, samples.sampler
     y = samples.labels(indices)
     y = y if y is None else y.to(samples.device)
     noise = ImageNoise(samples.seed, indices, samples.device)
@@ -32,7 +33,7 @@ def progressive(samples: Samples, images: int, columns: int) -> tuple[Tensor, li
     estimates, timesteps = [], []
     for i, x in enumerate(chain([x_T], sampler.walk(denoiser, x_T, y, noise))):
         if i in shown:
-            t = torch.full((images,), places[i], device=samples.device)
+            t = torch.full((len(indices),), places[i], device=samples.device)
             estimates.append(denoiser.estimate(x, t, y, clip=sampler.clip).x_0 if places[i] else x)
             timesteps.append(places[i])
     return torch.stack(estimates, 1).cpu(), timesteps
@@ -40,7 +41,7 @@ def progressive(samples: Samples, images: int, columns: int) -> tuple[Tensor, li
 
 def progressive_strip(samples: Samples, caption: str, path: Path, images: int = 8, columns: int = 11) -> None:
     """Write the strip as a PNG: a row for each image, a column for each stage."""
-    estimates, timesteps = progressive(samples, images, columns)
+    estimates, timesteps = progressive(samples, range(images), columns)
     scale = max(1, round(56 / estimates.shape[-1]))
     sheet = grid(estimates.flatten(0, 1), len(timesteps), scale)
     width = estimates.shape[-1] * scale + FRAME

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from ddpm_lab.samplers.ddim import DDIM
 from ddpm_lab.seeds import ImageNoise
-from ddpm_lab.steering.interpolation import encode
-from ddpm_lab.steering.job import Job, Outcome, error_curve, rmse, sheet, whole
+from ddpm_lab.steering.interpolation import deterministic, encode
+from ddpm_lab.steering.job import Job, Outcome, error_curve, numbers, rmse, sheet, whole
 
 
 class Edit:
@@ -22,14 +23,8 @@ class Edit:
 
     name = "edit"
 
-    def __init__(self, strengths: Sequence[float]) -> None:
-        self.strengths = list(strengths)
-        if not self.strengths or any(
-            isinstance(s, bool) or not isinstance(s, (int, float)) or not 0 <= s <= 1 for s in self.strengths
-        ):
-            raise ValueError(
-                f"task.strengths={self.strengths} must be numbers from 0 (keep the image) to 1 (keep nothing)"
-            )
+    def __init__(self, strengths: Sequence[float] | float) -> None:
+        self.strengths = numbers("task.strengths", strengths, 0, 1)
 
     def __call__(self, job: Job) -> Outcome:
         """A row for each image: itself, then each strength."""
@@ -51,7 +46,7 @@ class Edit:
         return Outcome(
             images,
             labels,
-            sheet(images, f"image to image from depth t: {job.about}", names, _rows(y if job.labels_given else None)),
+            sheet(images, f"image to image from depth t: {job.caption}", names, _rows(y if job.labels_given else None)),
             f"{job.n} images at {len(stages)} strengths; difference from the image (RMSE, grey levels): "
             + ", ".join(f"t = {stage}: {mean:.1f}" for stage, mean in zip(stages, means, strict=True)),
             {"t": stages, "rmse": means},
@@ -65,17 +60,17 @@ class Edit:
 class Invert:
     """Encode images and decode them again, by DDIM without noise (Song et al. 2021, section 5.4 and table 2).
 
-    steps: of both walks. Spacing and clipping are the sampler's, but for counts of sections.
+    steps: of both walks. Spacing and clipping are those of the sampler, which must be DDIM without noise.
     """
 
     name = "invert"
 
-    def __init__(self, steps: Sequence[int]) -> None:
-        self.steps = list(steps)
+    def __init__(self, steps: Sequence[int] | int) -> None:
+        self.steps = numbers("task.steps", steps, 2, float("inf"), int)
 
     def __call__(self, job: Job) -> Outcome:
         """A row for each number of steps, under the images."""
-        samplers = _ladder(job, self.steps)
+        samplers = _ladder(job, self.steps, self.name)
         sources, of_sources = job.sources(job.n)
         y = job.labels_of(job.n, of_sources)
         job.expect(len(samplers) * job.n)
@@ -100,6 +95,7 @@ class Invert:
                 title="error of reconstruction",
                 log=True,
             ),
+            {"steps": self.steps},
         )
 
 
@@ -111,12 +107,12 @@ class Consistency:
 
     name = "consistency"
 
-    def __init__(self, steps: Sequence[int]) -> None:
-        self.steps = list(steps)
+    def __init__(self, steps: Sequence[int] | int) -> None:
+        self.steps = numbers("task.steps", steps, 2, float("inf"), int)
 
     def __call__(self, job: Job) -> Outcome:
         """A row for each number of steps."""
-        samplers = _ladder(job, self.steps)
+        samplers = _ladder(job, self.steps, self.name)
         y = job.samples.labels(range(job.n))
         job.expect(len(samplers) * job.n)
         latents = job.noise(*range(job.n))
@@ -143,6 +139,7 @@ class Consistency:
             )
             if len(self.steps) > 1
             else None,
+            {"steps": self.steps},
         )
 
 
@@ -155,7 +152,7 @@ class Vary:
 
     name = "vary"
 
-    def __init__(self, t: Sequence[float] | None, variations: int) -> None:
+    def __init__(self, t: Sequence[float] | float | None, variations: int) -> None:
         self.t = t
         self.variations = whole("task.variations", variations, 2)
 
@@ -165,11 +162,7 @@ class Vary:
             raise ValueError(
                 "task=vary needs a sampler that draws noise, and DDIM with eta=0 does not: take sampler=ancestral"
             )
-        wanted = [job.T * k / 4 for k in (4, 3, 2, 1)] if self.t is None else list(self.t)
-        if not wanted or any(
-            isinstance(t, bool) or not isinstance(t, (int, float)) or not 0 < t <= job.T for t in wanted
-        ):
-            raise ValueError(f"task.t={wanted} must be timesteps from 1 to T={job.T}")
+        wanted = numbers("task.t", [job.T * k / 4 for k in (4, 3, 2, 1)] if self.t is None else self.t, 1, job.T)
         all_stages = job.sampler.timesteps(job.T)
         stages = sorted({max(all_stages[0], job.sampler.nearest(job.T, t)) for t in wanted}, reverse=True)
         y = job.samples.labels(range(job.n))
@@ -190,7 +183,7 @@ class Vary:
             None if y is None else y.repeat_interleave(len(stages) * (1 + self.variations)),
             sheet(
                 images,
-                f"images that share x_t: {job.about}",
+                f"images that share x_t: {job.caption}",
                 ["x_t", *["image"] * self.variations],
                 [f"t = {stage}" for stage in stages] * job.n,
             ),
@@ -209,28 +202,32 @@ class Vary:
 
     def _on_the_way(self, job: Job, stages: list[int], y: Tensor | None) -> list[Tensor]:
         """x_t of the n starts at every stage, descending."""
-        device = job.samples.device
-        noise = ImageNoise(job.samples.seed, range(job.n), device)
-        x = noise.normal(*job.samples.shape)
-        places = [0, *job.sampler.timesteps(job.T)][::-1]
-        found = [x.cpu()] if places[0] in stages else []
-        walk = job.sampler.walk(job.samples.denoiser, x, None if y is None else y.to(device), noise)
-        for place, x in zip(places[1:], walk, strict=True):
-            if place in stages:
-                found.append(x.cpu())
-            if place <= stages[-1]:
-                break
-        return found
+        device, places = job.samples.device, [0, *job.sampler.timesteps(job.T)][::-1]
+        found: dict[int, list[Tensor]] = {stage: [] for stage in stages}
+        for first in range(0, job.n, job.batch_size):
+            rows = slice(first, min(first + job.batch_size, job.n))
+            noise = ImageNoise(job.samples.seed, range(job.n)[rows], device)
+            x_T = noise.normal(*job.samples.shape)
+            walk = job.sampler.walk(job.samples.denoiser, x_T, None if y is None else y[rows].to(device), noise)
+            for place, x in zip(places, chain([x_T], walk), strict=True):
+                if place in found:
+                    found[place].append(x.cpu())
+                if place <= stages[-1]:
+                    break
+        return [torch.cat(found[stage]) for stage in stages]
 
 
-def _ladder(job: Job, steps: list[int]) -> list[DDIM]:
-    """DDIM without noise for every number of steps. Raises ValueError for one that the process has not."""
-    spacing = job.sampler.spacing if job.sampler.spacing in ("uniform", "ddim", "quadratic") else "uniform"
-    if not steps or any(isinstance(s, bool) or not isinstance(s, int) or not 1 <= s <= job.T for s in steps):
-        raise ValueError(f"task.steps={steps} must be numbers of steps from 1 to T={job.T}")
-    samplers = [DDIM(s, 0.0, spacing, job.sampler.clip) for s in steps]
-    for sampler in samplers:
-        sampler.timesteps(job.T)
+def _ladder(job: Job, steps: list[int], task: str) -> list[DDIM]:
+    """The sampler, DDIM without noise, at every number of steps. Raises ValueError for another, or steps that there are not."""
+    sampler = deterministic(job, task)
+    numbers("task.steps", steps, 2, job.T, int)
+    if not isinstance(sampler.spacing, str):
+        raise ValueError(
+            f"task={task} walks in many numbers of steps, and sampler.spacing={sampler.spacing} is for one"
+        )
+    samplers = [DDIM(s, 0.0, sampler.spacing, sampler.clip) for s in steps]
+    for each in samplers:
+        each.timesteps(job.T)
     return samplers
 
 

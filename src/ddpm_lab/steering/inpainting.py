@@ -27,6 +27,9 @@ class Inpaint:
         self.jump_length = whole("task.jump_length", jump_length, 1)
         self.resamples = whole("task.resamples", resamples, 1)
 
+    def _walk(self) -> str:
+        return "" if self.resamples == 1 else f"RePaint ({self.jump_length} x {self.resamples}), "
+
     def __call__(self, job: Job) -> Outcome:
         """A row for each image: itself, what is known of it, and its fillings."""
         _, H, W = job.samples.shape
@@ -54,7 +57,7 @@ class Inpaint:
         return Outcome(
             images,
             y,
-            sheet(rows.flatten(0, 1), f"inpainting, mask {self.mask}: {job.about}", names, []),
+            sheet(rows.flatten(0, 1), f"inpainting, mask {self.mask}: {self._walk()}{job.caption}", names, []),
             f"{self.fillings} fillings of {job.n} images; known pixels {'are' if kept else 'are NOT'} as they were, painted "
             f"ones differ from the image's own by {error.mean():.1f} grey levels (RMSE)",
             {"rmse_of_painted": error.mean().item(), "known_pixels_equal": kept},

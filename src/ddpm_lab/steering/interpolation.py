@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddpm_lab.samplers.ddim import DDIM
 from ddpm_lab.samplers.interpolation import slerp
-from ddpm_lab.steering.job import Job, Outcome, sheet, whole
+from ddpm_lab.steering.job import Job, Outcome, numbers, sheet, whole
 
 
 def fractions(columns: int) -> list[float]:
@@ -27,8 +27,8 @@ def pairs_of_sources(job: Job) -> tuple[Tensor, Tensor]:
 class Interpolate:
     """Ho et al. 2020, section 4.3 and figure 9: diffuse both to depth t, mix them, denoise the mixture.
 
-    Both images and all mixtures share their noise, so that a mixture has as much of it as any x_t. The deeper, the more is made
-    up between them, and the less is left of either.
+    Both images and all mixtures share their noise, so that a mixture has as much of it as any x_t; the paper keeps the noise of
+    either image over all mixtures, and draws another for the other. The deeper, the more is made up, and the less is left.
 
     t: depths in timesteps, 0 (mixed pixels) to T; null takes nine from 0 to T. Each becomes the nearest stage of the sampler's
     walk. columns: how many lambda from 0 to 1.
@@ -113,12 +113,7 @@ def encode(job: Job, sampler: DDIM, images: Tensor, labels: Tensor | None) -> Te
 def _stages(job: Job, depths: Sequence[float] | float | None) -> list[int]:
     if depths is None:
         depths = [k * job.T / 8 for k in range(9)]
-    depths = [depths] if isinstance(depths, (int, float)) else list(depths)
-    wrong = [t for t in depths if isinstance(t, bool) or not isinstance(t, (int, float)) or not 0 <= t <= job.T]
-    if wrong or not depths:
-        raise ValueError(
-            f"task.t={wrong[0] if wrong else depths} is no depth: take 0 (pixels) to T={job.T}, or a list of such"
-        )
+    depths = numbers("task.t", depths, 0, job.T)
     return list(dict.fromkeys(job.sampler.nearest(job.T, t) for t in depths))
 
 
@@ -128,5 +123,5 @@ def _outcome(
     y = None if labels is None else labels.repeat_interleave(depths * len(columns))
     images = grid.flatten(0, 2)
     return Outcome(
-        images, y, sheet(images, f"{what}: {job.about}", columns, rows), f"{job.n} pairs, {len(images)} images"
+        images, y, sheet(images, f"{what}: {job.caption}", columns, rows), f"{job.n} pairs, {len(images)} images"
     )

@@ -27,6 +27,7 @@ class Outcome(NamedTuple):
 
     images: [m, C, H, W], row by row as in the picture. labels: [m] or None. sheet: the picture. told: one line for people.
     numbers: for the .json. arrays: more for the .npz, images among them in [-1, 1]. draw_error: writes a figure of errors.
+    protocol: where it is another than the sampler's.
     """
 
     images: Tensor
@@ -36,11 +37,15 @@ class Outcome(NamedTuple):
     numbers: Mapping[str, Any] = {}
     arrays: Mapping[str, Tensor] = {}
     draw_error: Callable[[Path], None] | None = None
+    protocol: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class Job:
-    """n: how many, of what the task counts. labels_given: whether labels=… was, and not those of the sources are meant."""
+    """n: how many, of what the task counts. labels_given: whether labels=… was, and not those of the sources are meant.
+
+    about: guidance, seed and step, for captions.
+    """
 
     samples: Samples
     n: int
@@ -55,6 +60,11 @@ class Job:
     def T(self) -> int:  # noqa: N802
         """Timesteps of the process."""
         return self.samples.denoiser.process.T
+
+    @property
+    def caption(self) -> str:
+        """How the images come about."""
+        return f"{type(self.sampler).__name__}, {self.samples.steps} steps, {self.about}"
 
     @property
     def sampler(self) -> Sampler:
@@ -74,6 +84,12 @@ class Job:
             return of_sources
         if self.null_label is None:
             raise ValueError("this model needs labels, and these images have none of their own: add labels=…")
+        if self.samples.guidance["guidance"] is not None:
+            print(
+                "note: without labels guidance has nothing to guide towards, and the unconditional model is walked; add "
+                "labels=… to guide",
+                flush=True,
+            )
         return torch.full((count,), self.null_label)
 
     def noise(self, *numbers: int) -> Tensor:
@@ -136,6 +152,16 @@ def whole(name: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}={value} must be a whole number of at least {least}")
     return value
+
+
+def numbers(name: str, value: object, least: float, most: float, kind: type = float) -> list[Any]:
+    """One number or a list of them, as a list. Raises ValueError, naming the option, for others than least to most."""
+    found = list(value) if isinstance(value, (list, tuple)) else [value]
+    kinds = (int,) if kind is int else (int, float)
+    if not found or any(isinstance(x, bool) or not isinstance(x, kinds) or not least <= x <= most for x in found):
+        whole_ones = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"{name}={value} must be one of the {whole_ones} from {least} to {most}, or a list of them")
+    return found
 
 
 def rmse(a: Tensor, b: Tensor) -> Tensor:

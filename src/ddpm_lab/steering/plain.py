@@ -22,7 +22,7 @@ class Generate:
         job.expect(job.n)
         images = job.walk(job.noise(*range(job.n)), y)
         scale = max(1, round(40 / images.shape[-1]))
-        picture = captioned(grid(images[:SHOWN], min(16, job.n), scale), job.about, [])
+        picture = captioned(grid(images[:SHOWN], min(16, job.n), scale), job.caption, [])
         return Outcome(images, y, picture, f"{job.n} images")
 
 
@@ -40,7 +40,12 @@ class Classes:
         numbers = list(range(job.n)) * len(classes)
         job.expect(len(y))
         images = job.walk(job.noise(*numbers), y, numbers)
-        picture = sheet(images, job.about, [""] * job.n, [f"class {label}" for label in classes])
+        picture = sheet(
+            images,
+            job.caption,
+            [""] * job.n,
+            ["no class" if label == job.null_label else f"class {label}" for label in classes],
+        )
         return Outcome(images, y, picture, f"{job.n} images of each of {len(classes)} classes")
 
 
@@ -58,10 +63,15 @@ class Progressive:
     def __call__(self, job: Job) -> Outcome:
         """A row for each image."""
         job.expect(job.n)
-        estimates, timesteps = progressive(job.samples, job.n, self.columns)
-        job.bar.update(job.n)
+        parts = []
+        for first in range(0, job.n, job.batch_size):
+            rows = range(first, min(first + job.batch_size, job.n))
+            estimates, timesteps = progressive(job.samples, rows, self.columns)
+            parts.append(estimates)
+            job.bar.update(len(rows))
+        estimates = torch.cat(parts)
         y = job.samples.labels(range(job.n))
         names = [f"t = {t}" if t else "image" for t in timesteps]
-        picture = sheet(estimates.flatten(0, 1), job.about, names, [])
+        picture = sheet(estimates.flatten(0, 1), job.caption, names, [])
         labels = None if y is None else y.repeat_interleave(len(timesteps))
         return Outcome(estimates.flatten(0, 1), labels, picture, f"{job.n} images at {len(timesteps)} stages")

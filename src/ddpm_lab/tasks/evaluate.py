@@ -19,7 +19,7 @@ from ddpm_lab.evaluation.report import Report
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
 from ddpm_lab.tasks.building import build_extractor, find_device, load_run, set_threads
-from ddpm_lab.tasks.guiding import chosen_labels, guide
+from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
 
 
 def evaluate(config: DictConfig) -> float:
@@ -52,6 +52,8 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
     denoiser.to(device)
     data, dataset = run.data, instantiate(run.data.dataset)
     about: dict[str, Any] = {"weights": str(config.weights), "step": step, "commit": runs.commit()}
+    if config.n is None:
+        _check_nothing_steers(config, "add n=…, how many images are drawn")
     # What cannot be sampled is refused before the bound, which can take long.
     steered = guide(config.guidance, run, denoiser)
     chosen, sampler = chosen_labels(config.labels, steered), instantiate(config.sampler, _convert_="all")
@@ -76,7 +78,9 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
             samples, config.n, extractor, reference, _metrics(config), batch_size=config.batch_size, device=device
         )
         protocol = samples.protocol() | protocol_of_reference(extractor, reference, config.batch_size) | about
-        caption = f"{protocol['sampler']}, {samples.steps} steps, seed {config.seed}, step {step}"
+        caption = (
+            f"{protocol['sampler']}, {samples.steps} steps, {guidance_of(steered.about)}seed {config.seed}, step {step}"
+        )
         report.add_scores(judged, protocol, caption)
         if config.pictures and ranks.first():
             report.draw_samples(samples, judged, dataset(split="train"), dataset(split="test"))
@@ -84,6 +88,7 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
 
 def _evaluate_files(config: DictConfig, report: Report, device: torch.device) -> None:
     """Images in files, beside those of a data set or of other files."""
+    _check_nothing_steers(config, "give a run=… instead of samples=…")
     if config.data is None and config.reference is None:
         raise ValueError(
             "samples=… are compared with a data set or a file: add data=… (such as data=cifar10) or reference=….npz"
@@ -107,6 +112,12 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
     report.add_scores(
         judged, protocol | protocol_of_reference(extractor, reference, config.batch_size), f"{n} of {config.samples}"
     )
+
+
+def _check_nothing_steers(config: DictConfig, advice: str) -> None:
+    """Raise ValueError for guidance and labels where no images are drawn."""
+    if config.labels is not None or not config.guidance._target_.endswith(".unguided"):
+        raise ValueError(f"guidance and labels are of images that are drawn, and none are: {advice}")
 
 
 def _references(

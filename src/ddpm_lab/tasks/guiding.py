@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,25 +21,30 @@ class Steered(NamedTuple):
     """What is sampled.
 
     denoiser: with its guidance around it. num_classes: labels are below it; None where there are none to give. null_label:
-    the label that stands for none, if the network knows one. about: the guidance, for protocols and captions.
+    the label that stands for none, if the network knows one. about: the guidance, for protocols and captions. data: whose
+    labels are meant.
     """
 
     denoiser: Denoiser
     num_classes: int | None
     null_label: int | None
     about: dict[str, Any]
+    data: str
 
 
 def guide(guidance: DictConfig, run: DictConfig, denoiser: Denoiser) -> Steered:
     """What a guidance of conf/guidance makes of a run's denoiser. Raises ValueError where it lacks an option."""
-    for missing in OmegaConf.missing_keys(guidance):
-        raise ValueError(f"guidance.{missing}=… must be given on the command line")
+    for option in {"classifier", "weak"} & set(guidance):  # `in` alone would not see one that is missing
+        if OmegaConf.is_missing(guidance, option) or not isinstance(guidance[option], str):
+            raise ValueError(
+                f"guidance.{option}=… must be given on the command line: a run folder, or a checkpoint in one"
+            )
     return instantiate(guidance)(run, denoiser)
 
 
 def unguided(run: DictConfig, denoiser: Denoiser) -> Steered:
     """guidance=none."""
-    return Steered(denoiser, _classes(run), _null_label(run), {"guidance": None})
+    return Steered(denoiser, _classes(run), _null_label(run), {"guidance": None}, run.data.name)
 
 
 def classifier_free(
@@ -55,7 +59,7 @@ def classifier_free(
             "with class_conditional=true label_dropout=0.1, or take guidance=classifier or guidance=autoguidance"
         )
     guided = ClassifierFree(denoiser, null_label, scale, _pair(interval), rescale)
-    return Steered(guided, _classes(run), null_label, _about("classifier_free", guided))
+    return Steered(guided, _classes(run), null_label, _about("classifier_free", guided), run.data.name)
 
 
 def autoguidance(
@@ -71,12 +75,17 @@ def autoguidance(
     """guidance=autoguidance, away from the run `weak`. Raises ValueError if it is not of the same kind."""
     of_weak, weaker, step = load_run(weak, weights)
     _check_images(f"guidance.weak={weak}", of_weak, run)
-    if (of_weak.class_conditional, of_weak.label_dropout > 0) != (run.class_conditional, run.label_dropout > 0):
+    if _labels(of_weak) != _labels(run):
         raise ValueError(f"guidance.weak={weak} knows other labels than the run: both must be trained with the same")
     weaker.to(_device(denoiser))
     guided = Autoguided(denoiser, weaker, scale, _pair(interval), rescale)
-    about = {**_about("autoguidance", guided), "guidance.weak": Path(weak).name, "guidance.weak_step": step}
-    return Steered(guided, _classes(run), _null_label(run), about)
+    about = {
+        **_about("autoguidance", guided),
+        "guidance.weak": weak,
+        "guidance.weights": str(weights),
+        "guidance.weak_step": step,
+    }
+    return Steered(guided, _classes(run), _null_label(run), about, run.data.name)
 
 
 def classifier(
@@ -95,6 +104,7 @@ def classifier(
     was trained on other images, classes or noise.
     """
     of_classifier, judge, step = load_classifier(classifier, weights)
+    judge.to(_device(denoiser)).requires_grad_(False)
     name = f"guidance.classifier={classifier}"
     _check_images(name, of_classifier, run)
     if not torch.equal(judge.process.alpha_bar, denoiser.process.alpha_bar):
@@ -119,17 +129,17 @@ def classifier(
             return None
         return torch.full_like(y, null_label) if unconditional else y  # type: ignore[arg-type]
 
-    judge.to(_device(denoiser)).requires_grad_(False)
     guided = ClassifierGuided(denoiser, judge.log_prob, scale, labels, min_alpha_bar)
     about = {
         "guidance": "classifier",
         "guidance.scale": guided.scale,
-        "guidance.classifier": Path(classifier).name,
+        "guidance.classifier": classifier,
+        "guidance.weights": str(weights),
         "guidance.classifier_step": step,
         "guidance.unconditional": unconditional,
         "guidance.min_alpha_bar": guided.min_alpha_bar,
     }
-    return Steered(guided, of_classifier.data.num_classes, None, about)
+    return Steered(guided, of_classifier.data.num_classes, None, about, of_classifier.data.name)
 
 
 def chosen_labels(given: object, steered: Steered) -> list[int] | None:
@@ -164,12 +174,21 @@ def chosen_labels(given: object, steered: Steered) -> list[int] | None:
     return chosen
 
 
+def guidance_of(about: Mapping[str, Any]) -> str:
+    """The guidance as a part of a caption."""
+    return "" if about["guidance"] is None else f"{about['guidance']} at {about['guidance.scale']:g}, "
+
+
 def _classes(run: DictConfig) -> int | None:
     return run.data.num_classes if run.class_conditional else None
 
 
 def _null_label(run: DictConfig) -> int | None:
     return run.data.num_classes if run.class_conditional and run.label_dropout > 0 else None
+
+
+def _labels(run: DictConfig) -> tuple[int | None, int | None]:
+    return _classes(run), _null_label(run)
 
 
 def _about(name: str, guided: ClassifierFree | Autoguided) -> dict[str, Any]:

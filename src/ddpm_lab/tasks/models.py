@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,6 +15,13 @@ from ddpm_lab.tasks.building import build_classifier, build_denoiser
 if TYPE_CHECKING:
     from ddpm_lab.diffusion.denoiser import Denoiser
     from ddpm_lab.training.diffusion import Diffusion
+
+
+def check_callbacks(config: DictConfig, misfits: Sequence[str], task: str, choice: str) -> None:
+    """Raise ValueError for callbacks that are for another task."""
+    for name, node in config.callbacks.items():
+        if node is not None and "_target_" in node and node._target_.rsplit(".", 1)[-1] in misfits:
+            raise ValueError(f"callbacks.{name} has nothing to do in task={task}: take callbacks={choice}")
 
 
 class DiffusionModel:
@@ -28,6 +36,7 @@ class DiffusionModel:
             raise ValueError(
                 f"network {config.network._target_.rsplit('.', 1)[-1]} has no images as output: it is for task=classifier"
             )
+        check_callbacks(config, ["NoisyAccuracy"], "diffusion", "default or generation_metrics")
         if "weighting" not in config.objective and not config.weighting._target_.endswith(".uniform"):
             raise ValueError(
                 f"weighting={config.weighting._target_.rsplit('.', 1)[-1]} has no part in this objective: the bound's "
@@ -75,6 +84,7 @@ class ClassifierModel:
                 f"task=classifier learns to tell classes apart and data={config.data.name} has "
                 f"{config.data.num_classes or 'no'} labelled classes"
             )
+        check_callbacks(config, ["SampleGrid", "BitsPerDimension", "GenerationMetrics"], "classifier", "classifier")
         given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         idle = [option for option in given if option.lstrip("+~").split("=")[0].split(".")[0] in self.NO_PART]
         if idle:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -14,7 +13,7 @@ from ddpm_lab import runs
 from ddpm_lab.data.images import read_images
 from ddpm_lab.pixels import to_float
 from ddpm_lab.tasks.building import find_device, load_run, set_threads
-from ddpm_lab.tasks.guiding import chosen_labels, guide
+from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
 
 
 def sample(config: DictConfig) -> None:
@@ -27,7 +26,7 @@ def sample(config: DictConfig) -> None:
         whole(option, config[option], 1)
     set_threads(config.threads)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    task = instantiate(config.task)
+    task = instantiate(config.task, _convert_="all")
     sampler = instantiate(config.sampler, _convert_="all")
     run, denoiser, step = load_run(config.run, config.weights)
     device = find_device(config.accelerator)
@@ -36,40 +35,38 @@ def sample(config: DictConfig) -> None:
     shape = (run.data.channels, run.data.image_size, run.data.image_size)
     chosen = chosen_labels(config.labels, steered)
     samples = Samples(steered.denoiser.eval(), sampler, shape, config.seed, chosen, device, steered.about)
-    about = (
-        f"{type(sampler).__name__}, {samples.steps} steps, {_guidance(steered.about)}seed {config.seed}, step {step}"
-    )
     job = Job(
         samples,
         config.n,
         config.batch_size,
-        sources=lambda n: _sources(config, run, n),
+        sources=lambda n: _sources(config, run, n, steered.data),
         labels_given=config.labels is not None,
         null_label=steered.null_label,
-        about=about,
+        about=f"{guidance_of(steered.about)}seed {config.seed}, step {step}",
     )
     with job.bar:
         done = task(job)
     save_npz(folder / f"{task.name}.npz", done.images, done.labels, **done.arrays)
     done.sheet.save(folder / f"{task.name}.png")
-    protocol = {**samples.protocol(), "weights": str(config.weights), "step": step, "commit": runs.commit()}
+    protocol = {
+        **samples.protocol(),
+        "task": {"name": task.name, **vars(task)},
+        "images": config.images,
+        "weights": str(config.weights),
+        "step": step,
+        "commit": runs.commit(),
+        **done.protocol,
+    }
     runs.write_json(folder / f"{task.name}.json", {**done.numbers, "protocol": protocol})
     names = [f"{task.name}.{kind}" for kind in ("png", "npz", "json")]
     if done.draw_error is not None:
         done.draw_error(folder / f"{task.name}_error.png")
         names.append(f"{task.name}_error.png")
-    print(f"{done.told}\n{about} -> {folder}/{', '.join(names)}")
+    print(f"{done.told}\n{job.caption} -> {folder}/{', '.join(names)}")
 
 
-def _guidance(about: dict[str, Any]) -> str:
-    """For a caption."""
-    if about["guidance"] is None:
-        return ""
-    return f"{about['guidance']} at {about['guidance.scale']:g}, "
-
-
-def _sources(config: DictConfig, run: DictConfig, n: int) -> tuple[Tensor, Tensor | None]:
-    """The first n images of config.images, without labels, or of the run's test split.
+def _sources(config: DictConfig, run: DictConfig, n: int, labelled: str) -> tuple[Tensor, Tensor | None]:
+    """The first n images of config.images, without labels, or of the run's test split, with labels if those are meant.
 
     Raises ValueError if there are fewer, or of another shape than the model's.
     """
@@ -86,5 +83,5 @@ def _sources(config: DictConfig, run: DictConfig, n: int) -> tuple[Tensor, Tenso
             f"{name} has images of (C, H, W) = {tuple(pixels.shape[1:])} and the model makes {wanted}: resize or convert "
             "them first"
         )
-    known = config.images is None and run.data.num_classes is not None
+    known = config.images is None and run.data.name == labelled and run.data.num_classes is not None
     return to_float(pixels), labels if known else None
