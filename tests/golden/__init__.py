@@ -41,12 +41,15 @@ class Golden:
         entry = _index()[self.name][key]
         return entry[3] if len(entry) > 3 else 0.0
 
-    def close(self, value: Tensor, key: str, where: Tensor | None = None) -> None:
-        """|value - reference| <= 10 spread + 1e-5 |reference| + 1e-7, for float32 numbers."""
+    def close(self, value: Tensor, key: str, where: Tensor | None = None, floor: float = 1e-7) -> None:
+        """|value - reference| <= 10 spread + 1e-5 |reference| + floor, for float32 numbers.
+
+        floor: what may be lost where terms cancel, in the units of the terms.
+        """
         reference = self[key].double()
         value = value.double()
         assert value.shape == reference.shape, (key, value.shape, reference.shape)
-        excess = (value - reference).abs() - (10 * self.spread(key) + 1e-5 * reference.abs() + 1e-7)
+        excess = (value - reference).abs() - (10 * self.spread(key) + 1e-5 * reference.abs() + floor)
         if where is not None:
             excess = excess[where]
         assert excess.max() <= 0, f"{key}: exceeds its tolerance by {excess.max():.3g}"
