@@ -51,7 +51,7 @@ def count(network):
 def test_every_published_network_and_every_preset_is_counted():
     assert UNETS.keys() | CLASSIFIERS.keys() == PUBLISHED.keys()
     used = {name for name, *_ in [*UNETS.values(), *CLASSIFIERS.values()]}
-    assert used | {"tiny", "small", "classifier_tiny", "classifier_small"} == {
+    assert used | {"tiny", "small", "classifier_tiny", "classifier_small", "pretrained"} == {
         path.stem for path in CONF.glob("*.yaml")
     }
 

@@ -156,7 +156,7 @@ def whole(name: str, value: object, least: int) -> int:
 
 def numbers(name: str, value: object, least: float, most: float, kind: type = float) -> list[Any]:
     """One number or a list of them, as a list. Raises ValueError, naming the option, for others than least to most."""
-    found = list(value) if isinstance(value, (list, tuple)) else [value]
+    found = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     kinds = (int,) if kind is int else (int, float)
     if not found or any(isinstance(x, bool) or not isinstance(x, kinds) or not least <= x <= most for x in found):
         whole_ones = "whole numbers" if kind is int else "numbers"
