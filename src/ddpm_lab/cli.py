@@ -166,7 +166,7 @@ def _exhausted(error: BaseException) -> str | None:
 def _causes(error: BaseException | None) -> Any:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _unknown_option(chain: list[BaseException], config_name: str) -> str | None:

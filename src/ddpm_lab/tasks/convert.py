@@ -138,7 +138,9 @@ def _to_export(config: DictConfig, source: Foreign, out: Path) -> Reader:
 
 
 def _to_run(config: DictConfig, source: Foreign, out: Path) -> Reader:
-    """A run folder that sample.py, evaluate.py and network=pretrained take; config.options are overrides of train.py."""
+    """A run folder that sample.py, evaluate.py and network=pretrained take, of the data that config.data names."""
+    if config.data is None:
+        raise ValueError("to=run needs the data that the model was trained on, for its labels and metrics: add data=…")
     if is_upsampler(source.network):
         raise ValueError(f"{config['from']} needs a small image beside the noisy one, which no sampler here gives it")
     if source.scheduled is None:
@@ -146,14 +148,14 @@ def _to_run(config: DictConfig, source: Foreign, out: Path) -> Reader:
     run = _compose(config, source)
     if (run.data.image_size, run.data.channels) != (source.image_size, source.channels):
         raise ValueError(
-            f"options: the model is of images of {source.channels}x{source.image_size}x{source.image_size} and "
+            f"the model is of images of {source.channels}x{source.image_size}x{source.image_size} and "
             f"data={run.data.name} has {run.data.channels}x{run.data.image_size}x{run.data.image_size}: name its data with "
-            "options=[data=…]"
+            "data=…"
         )
     if source.num_classes not in (None, run.data.num_classes):
         raise ValueError(
-            f"options: the model has {source.num_classes} classes and data={run.data.name} {run.data.num_classes}: name its "
-            "data with options=[data=…]"
+            f"the model has {source.num_classes} classes and data={run.data.name} {run.data.num_classes}: name its data with "
+            "data=…"
         )
     (out / "checkpoints").mkdir(parents=True)
     OmegaConf.save(run, out / "config.yaml", resolve=True)
@@ -174,8 +176,9 @@ def _compose(config: DictConfig, source: Foreign) -> DictConfig:
     root = Path(__file__).parents[3]
     learned = variance.heads == 2
     with initialize_config_dir(str(root / "conf"), version_base="1.3"):
-        run = compose("train", [*(["objective=hybrid"] if learned else []), "schedule=explicit", *config.options])
+        run = compose("train", [*(["objective=hybrid"] if learned else []), "schedule=explicit"])
     OmegaConf.set_struct(run, False)
+    run.data = config.data
     run.network = source.node
     run.schedule.betas = betas.tolist()
     run.prediction = {"_target_": f"{type(prediction).__module__}.{type(prediction).__name__}"}

@@ -56,28 +56,28 @@ def read(path: str, format: str = "auto", published: str | None = None, weights:
 def pretrained(
     image_size: int,
     in_channels: int,
-    out_channels: int,
     num_classes: int | None,
+    out_channels: int | None = None,
     *,
     path: str,
     format: str,
     published: str | None,
 ) -> nn.Module:
-    """network=pretrained: the network of a file, for data that it fits.
+    """network=pretrained: the network of a file, for data that it fits. out_channels: None for task=classifier.
 
-    Raises ValueError for images, outputs or labels of another shape.
+    Raises ValueError for images, outputs or labels of another shape, or a network for another task.
     """
     foreign = read(path, format, published)
     network = foreign.network
     found = {
         "data.image_size": (foreign.image_size, image_size),
         "data.channels": (foreign.channels, in_channels),
-        "the number of outputs (variance=learned_range has two heads)": (_outputs(network), out_channels),
-        "labels (class_conditional, data.num_classes)": (foreign.num_classes, num_classes),
+        "the number of output channels (twice as many for objective=hybrid)": (_outputs(network), out_channels),
+        "the number of labels (class_conditional, label_dropout, data.num_classes)": (foreign.num_classes, num_classes),
     }
     for what, (of_file, wanted) in found.items():
         if of_file != wanted:
-            raise ValueError(f"network.path={path}: {what} of the file is {of_file}, and {wanted} here; set what fits")
+            raise ValueError(f"network.path={path}: {what} is {of_file} there and {wanted} here; set what fits")
     return network.train()
 
 

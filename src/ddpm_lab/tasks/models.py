@@ -74,7 +74,7 @@ class ClassifierModel:
 
     def check(self, config: DictConfig) -> None:
         """As of `DiffusionModel`."""
-        if _takes(config.network, "out_channels"):
+        if _takes(config.network, "out_channels") and not _takes(config.network, "path"):  # pretrained may be either
             raise ValueError(
                 "task=classifier needs a network that ends in classes, such as network=classifier_tiny or classifier_small, "
                 f"and {config.network._target_.rsplit('.', 1)[-1]} ends in images"

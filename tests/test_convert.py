@@ -1,0 +1,245 @@
+"""Checkpoints travel, by the real command line: out to diffusers and OpenAI's form, in from both, on to training."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from ddpm_lab.checkpoints import openai
+from ddpm_lab.checkpoints.published import PUBLISHED
+from ddpm_lab.tasks.building import load_run
+from ddpm_lab.tasks.foreign import _built, read
+from tests.doors import QUICK, ROOT, checkpoint, environment, run
+from tests.networks.randomise import randomised
+
+SHORT = [option for option in QUICK if not option.startswith(("callbacks", "sampler"))]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("travel")
+    options = {
+        "plain": [*QUICK, "logger=csv"],
+        "hybrid": [*QUICK, "logger=csv", "objective=hybrid", "prediction=epsilon", "class_conditional=true"],
+        "classifier": [*SHORT, "task=classifier", "logger=csv", "callbacks.noisy_accuracy.images=8"],
+    }
+    for name, arguments in options.items():
+        run("train", *arguments, f"hydra.run.dir={folder / name}")
+    return {name: folder / name for name in options}
+
+
+def test_a_run_draws_the_same_images_in_diffusers_alone(runs: dict[str, Path], tmp_path: Path) -> None:
+    said = run("convert", f"from={runs['plain']}", "to=diffusers", f"out={tmp_path}/exported")
+    assert "largest difference of outputs" in said
+    alone = (
+        "import sys, torch, numpy as np\n"
+        "from diffusers import DDPMPipeline\n"
+        "pipeline = DDPMPipeline.from_pretrained(sys.argv[1])\n"
+        "pipeline.set_progress_bar_config(disable=True)\n"
+        "made = pipeline(4, torch.Generator().manual_seed(0), num_inference_steps=40, output_type='np')\n"
+        "assert 'ddpm_lab' not in sys.modules\n"
+        "np.save(sys.argv[2], made.images)"
+    )
+    outside = {**environment(), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", alone, f"{tmp_path}/exported", f"{tmp_path}/made.npy"]
+    subprocess.run(command, cwd=tmp_path, env=outside, check=True, capture_output=True)
+    _, denoiser, _ = load_run(str(runs["plain"]), "ema")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 1, 8, 8, generator=generator)
+    sampler = instantiate(OmegaConf.load(ROOT / "conf" / "sampler" / "ancestral.yaml"))
+    image = sampler(denoiser, x, randn_like=lambda like: torch.randn(like.shape, generator=generator))
+    ours = (image / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "made.npy"), ours, atol=1e-3)
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "test/bits_per_dim" in card
+    assert "Velocity" in card
+    assert "schedule:" in card
+
+
+def test_out_and_in_again_is_the_same_model(runs: dict[str, Path], tmp_path: Path) -> None:
+    run("convert", f"from={runs['hybrid']}", "to=diffusers", f"out={tmp_path}/exported")
+    run("convert", f"from={tmp_path}/exported", "to=run", f"out={tmp_path}/back", "data=digits")
+    drawn = []
+    for folder in (runs["hybrid"], tmp_path / "back"):
+        run(
+            "sample",
+            f"run={folder}",
+            "n=10",
+            "sampler.steps=5",
+            "threads=1",
+            f"hydra.run.dir={tmp_path}/{folder.name}_drawn",
+        )
+        with np.load(tmp_path / f"{folder.name}_drawn" / "samples.npz") as arrays:
+            assert arrays["arr_1"].tolist() == list(range(10))
+            drawn.append(arrays["arr_0"].astype(int))
+    assert abs(drawn[0] - drawn[1]).max() <= 1
+    run("evaluate", f"run={tmp_path}/back", "bound=fast", "bound.images=8", "bound.draws=2", "dashboard=none")
+    _, before, _ = load_run(str(runs["hybrid"]), "ema")
+    _, after, _ = load_run(str(tmp_path / "back"), "ema")
+    torch.testing.assert_close(after.process.alpha_bar, before.process.alpha_bar)
+    assert type(after.variance) is type(before.variance)
+
+
+def test_weights_as_safetensors_and_as_a_program(runs: dict[str, Path], tmp_path: Path) -> None:
+    run("convert", f"from={runs['plain']}", "to=safetensors", f"out={tmp_path}/weights")
+    state = checkpoint(runs["plain"])["state_dict"]
+    for name, prefix in (("raw", "denoiser.network."), ("ema", "emas.0.network.")):
+        found = load_file(tmp_path / "weights" / f"{name}.safetensors")
+        assert all(torch.equal(value, state[prefix + key]) for key, value in found.items())
+    assert (tmp_path / "weights" / "config.yaml").is_file()
+    run("convert", f"from={runs['plain']}", "to=export", f"out={tmp_path}/network.pt2", "weights=raw")
+    program = torch.export.load(tmp_path / "network.pt2").module()
+    _, denoiser, _ = load_run(str(runs["plain"]), "raw")
+    x, t = torch.randn(5, 1, 8, 8), torch.tensor([0.0, 1.0, 7.0, 20.0, 39.0])
+    with torch.no_grad():
+        torch.testing.assert_close(program(x, t), denoiser.network(x, t), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["hybrid", "classifier"])
+def test_openai_s_form_is_theirs_bit_by_bit(runs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    run("convert", f"from={runs[name]}", "to=openai", f"out={tmp_path}/model.pt")
+    foreign = read(str(runs[name]))
+    state = openai.read(tmp_path / "model.pt")
+    assert "input_blocks.0.0.weight" in state
+    again = openai.to_openai(foreign.network)  # type: ignore[arg-type]
+    assert again.keys() == state.keys()
+    assert all(torch.equal(state[key], value) for key, value in again.items())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_checkpoint_has_a_network(name: str) -> None:
+    known = PUBLISHED[name]
+    network = _built(known)
+    assert openai.fits(
+        network, {key: torch.empty(slot.shape, device="meta") for key, slot in openai._slots(network, True).items()}
+    )
+    time = network.unet.time if known.kind == "upsampler" else network.time
+    assert (time.label is not None) == (known.classes is not None and known.kind != "classifier")
+    assert known.time_scale == (0.25 if known.rescaled and known.T == 4000 else 1.0)
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as cifar10_uncond_50M_500K.pt is published, with random weights."""
+    network = randomised(_built(PUBLISHED["cifar10_uncond_50M_500K"]).to_empty(device="cpu"))
+    path = tmp_path_factory.mktemp("published") / "cifar10_uncond_50M_500K.pt"
+    torch.save(openai.to_openai(network), path)
+    return path
+
+
+def test_a_published_checkpoint_becomes_a_run(cifar10: Path, tmp_path: Path) -> None:
+    said = run("convert", f"from={cifar10}", "to=run", f"out={tmp_path}/run", "data=cifar10")
+    assert "OpenAI's cifar10_uncond_50M_500K" in said
+    config, denoiser, _ = load_run(str(tmp_path / "run"), "ema")
+    assert (denoiser.process.T, denoiser.time_scale) == (4000, 0.25)
+    assert denoiser.variance.heads == 2
+    assert config.network.num_heads == 4
+    run("sample", f"run={tmp_path}/run", "n=1", "sampler.steps=2", "threads=1")
+    other = tmp_path / "mine.pt"
+    shutil.copy(cifar10, other)
+    said = run("convert", f"from={other}", "to=run", f"out={tmp_path}/no", "data=cifar10", expect=1)
+    assert "its tensors fit cifar10_uncond_50M_500K, cifar10_uncond_vlb_50M_500K; add published=…" in said
+    said = run("convert", f"from={cifar10}", "published=64x64_diffusion", "to=run", f"out={tmp_path}/no", expect=1)
+    assert "keys are missing, first" in said
+    assert "Its tensors fit cifar10_uncond_50M_500K" in said
+
+
+def test_training_goes_on_from_a_folder_and_needs_it_no_more(runs: dict[str, Path], tmp_path: Path) -> None:
+    run("convert", f"from={runs['plain']}", "to=diffusers", f"out={tmp_path}/exported")
+    short = [*QUICK, "trainer.max_steps=1", "optimizer.lr=0", "logger=csv"]
+    for path in (tmp_path / "exported", runs["plain"]):
+        run(
+            "train", *short, "network=pretrained", f"network.path={path}", f"hydra.run.dir={tmp_path}/tuned_{path.name}"
+        )
+    shutil.rmtree(tmp_path / "exported")
+    wanted = checkpoint(runs["plain"])["state_dict"]
+    for name in ("exported", "plain"):
+        _, denoiser, _ = load_run(str(tmp_path / f"tuned_{name}"), "raw")
+        for key, value in denoiser.network.state_dict().items():
+            assert torch.equal(value, wanted[f"emas.0.network.{key}"]), key
+    pretrained = ["network=pretrained", f"network.path={runs['classifier']}"]
+    run(
+        "train",
+        *SHORT,
+        "task=classifier",
+        *pretrained,
+        "callbacks.noisy_accuracy.images=8",
+        f"hydra.run.dir={tmp_path}/c",
+    )
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return (print, ("this must not run",))
+
+
+def test_misuse_is_told_in_a_sentence_and_leaves_nothing(runs: dict[str, Path], cifar10: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "cifar10_uncond_50M_500K.pt").write_bytes(cifar10.read_bytes()[:100_000])
+    torch.save({"a": Evil()}, tmp_path / "evil.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "empty").mkdir()
+    out = f"out={tmp_path}/out"
+    plain = f"from={runs['plain']}"
+    cases = [
+        ([plain, "to=diffusers"], "out=… must be given"),
+        ([plain, "to=onnx", out], "to=onnx is none of diffusers, openai, safetensors, export, run"),
+        ([plain, "to=diffusers", f"out={tmp_path}/there"], "is there already"),
+        (
+            [plain, "to=diffusers", out, "format=tensorflow"],
+            "format=tensorflow is none of auto, openai, diffusers, run",
+        ),
+        ([plain, "to=diffusers", out, "weights=7"], "weights=7 is neither ema, raw"),
+        ([plain, "to=export", out], "ends in .pt2"),
+        ([plain, "to=run", out], "add data=…"),
+        ([plain, "to=run", out, "data=cifar10"], "the model is of images of 1x8x8 and data=cifar10 has 3x32x32"),
+        (
+            [f"from={runs['hybrid']}", "to=run", out, "data=digits", "data.num_classes=7"],
+            "has 10 classes and data=digits 7",
+        ),
+        ([f"from={runs['classifier']}", "to=diffusers", out], "does not say its schedule and what it predicts"),
+        ([f"from={cifar10}", "to=diffusers", out], "tells its network (t - 1) * 0.25"),
+        (["from=nowhere", "to=run", out], "there is nothing at nowhere"),
+        ([f"from={tmp_path}/empty", "to=run", out], "holds no config.json"),
+        ([f"from={tmp_path}/cifar10_uncond_50M_500K.pt", "to=run", out], "not a file of plain tensors"),
+        ([f"from={tmp_path}/evil.pt", "to=run", out], "not a file of plain tensors"),
+        ([f"from={tmp_path}/list.pt", "to=run", out], "other than a dict of tensors"),
+    ]
+    for arguments, sentence in cases:
+        said = run("convert", *arguments, expect=1)
+        assert sentence in said, said
+        assert "Traceback" not in said
+        assert "must not run" not in said
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("partial*"))
+    pretrained = ["network=pretrained", f"hydra.run.dir={tmp_path}/run", "logger=csv"]
+    for arguments, sentence in [
+        ([], "network.path"),
+        ([f"network.path={cifar10}"], "data.image_size is 32 there and 8 here"),
+        ([f"network.path={runs['plain']}", "objective=hybrid"], "number of output channels"),
+        ([f"network.path={runs['plain']}", "class_conditional=true"], "the number of labels"),
+        ([f"network.path={runs['plain']}", "task=classifier"], "the number of output channels"),
+    ]:
+        said = run("train", *pretrained, *arguments, expect=1)
+        assert sentence in said, said
+        assert "Traceback" not in said
+
+
+def test_the_index_of_a_pipeline_comes_last(runs: dict[str, Path], tmp_path: Path) -> None:
+    run("convert", f"from={runs['plain']}", "to=diffusers", f"out={tmp_path}/exported")
+    index = json.loads((tmp_path / "exported" / "model_index.json").read_text())
+    assert index["unet"] == ["diffusers", "UNet2DModel"]
+    config = json.loads((tmp_path / "exported" / "scheduler" / "scheduler_config.json").read_text())
+    assert (config["prediction_type"], config["variance_type"], len(config["trained_betas"])) == (
+        "v_prediction",
+        "fixed_large",
+        40,
+    )
