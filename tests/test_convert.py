@@ -29,6 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     options = {
         "plain": [*QUICK, "logger=csv"],
         "hybrid": [*QUICK, "logger=csv", "objective=hybrid", "prediction=epsilon", "class_conditional=true"],
+        "dropped": [*QUICK, "logger=csv", "class_conditional=true", "label_dropout=0.2"],
         "classifier": [*SHORT, "task=classifier", "logger=csv", "callbacks.noisy_accuracy.images=8"],
     }
     for name, arguments in options.items():
@@ -149,7 +150,7 @@ def test_a_published_checkpoint_becomes_a_run(cifar10: Path, tmp_path: Path) -> 
     assert "its tensors fit cifar10_uncond_50M_500K, cifar10_uncond_vlb_50M_500K; add published=…" in said
     said = run("convert", f"from={cifar10}", "published=64x64_diffusion", "to=run", f"out={tmp_path}/no", expect=1)
     assert "keys are missing, first" in said
-    assert "Its tensors fit cifar10_uncond_50M_500K" in said
+    assert "its tensors fit cifar10_uncond_50M_500K" in said
 
 
 def test_training_goes_on_from_a_folder_and_needs_it_no_more(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -174,6 +175,50 @@ def test_training_goes_on_from_a_folder_and_needs_it_no_more(runs: dict[str, Pat
         "callbacks.noisy_accuracy.images=8",
         f"hydra.run.dir={tmp_path}/c",
     )
+
+
+def test_a_model_from_elsewhere_is_sampled_and_judged_as_it_is(runs: dict[str, Path], tmp_path: Path) -> None:
+    """A pipeline of ours, read back without a run, draws what the run draws, and is worth what the run is."""
+    run("convert", f"from={runs['hybrid']}", "to=diffusers", f"out={tmp_path}/exported")
+    elsewhere = ["network=pretrained", f"network.path={tmp_path}/exported", "network.format=diffusers"]
+    steps, judged = (
+        ["sampler.steps=5", "threads=1"],
+        ["bound=fast", "bound.images=8", "bound.draws=2", "dashboard=none"],
+    )
+    run("sample", f"run={runs['hybrid']}", "n=10", f"hydra.run.dir={tmp_path}/a", *steps)
+    run("sample", *elsewhere, "n=10", f"hydra.run.dir={tmp_path}/b", *steps)
+    a, b = (np.load(tmp_path / folder / "samples.npz") for folder in "ab")
+    assert a["arr_1"].tolist() == b["arr_1"].tolist() == list(range(10))
+    assert abs(a["arr_0"].astype(int) - b["arr_0"].astype(int)).max() <= 1
+    run("sample", *elsewhere, "n=2", "task=edit", "data=digits", f"hydra.run.dir={tmp_path}/c", *steps)
+    said = run("sample", *elsewhere, "n=2", "task=edit", f"hydra.run.dir={tmp_path}/c", *steps, expect=1)
+    assert "add images=… (files), or data=…" in said
+    run("evaluate", f"run={runs['hybrid']}", *judged, f"hydra.run.dir={tmp_path}/d")
+    run("evaluate", *elsewhere, "data=digits", *judged, f"hydra.run.dir={tmp_path}/e")
+    of_run, of_file = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in "de")
+    name = next(key for key in of_run if key.startswith("test/bits_per_dim") and isinstance(of_run[key], float))
+    assert of_file[name] == pytest.approx(of_run[name], rel=1e-4)
+    for arguments, sentence in (
+        (["data=cifar10"], "the model is of images of 1x8x8 and data=cifar10 has 3x32x32"),
+        ([f"run={runs['hybrid']}"], "give one of run=…"),
+        ([], "add data=… (such as data=cifar10)"),
+    ):
+        assert sentence in run("evaluate", *elsewhere, *arguments, *judged, expect=1)
+    for arguments, sentence in (
+        (["network=tiny"], "give one of run=…"),
+        (["network=pretrained"], "give one of run=…"),
+        ([*elsewhere[:2], "network.format=openai"], "is a folder"),
+        (["network=pretrained", f"network.path={tmp_path}/exported/unet"], "does not say its schedule"),
+    ):
+        assert sentence in run("sample", *arguments, "n=2", *steps, expect=1)
+
+
+def test_dropped_labels_travel(runs: dict[str, Path], tmp_path: Path) -> None:
+    run("convert", f"from={runs['dropped']}", "to=diffusers", f"out={tmp_path}/exported")
+    run("convert", f"from={tmp_path}/exported", "to=run", f"out={tmp_path}/back", "data=digits")
+    guided = ["n=4", "guidance=classifier_free", "sampler.steps=3", "threads=1"]
+    run("sample", f"run={tmp_path}/back", *guided)
+    run("sample", f"run={tmp_path}/back", *guided[2:], "n=2", "labels=none")
 
 
 class Evil:

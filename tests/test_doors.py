@@ -233,7 +233,7 @@ MISUSES = [
     ("train", ["resume=nowhere.ckpt"], "neither auto, last nor a checkpoint"),
     ("train", ["objective=vlb", "weighting=snr"], "leave weighting=uniform"),
     ("train", ["class_conditional=true", "data.num_classes=null"], "needs labels"),
-    ("sample", [], "run=… must be given"),
+    ("sample", [], "give one of run=…"),
     ("sample", ["run=nowhere"], "is not a run folder"),
 ]
 

@@ -257,8 +257,8 @@ def misuses(tmp_path: Path, trained: Path) -> dict[str, tuple[list[str], str]]:
     digits = ["data=digits", *QUICK_FEATURES]
     of_trained = [f"run={trained}", "n=10", "bound=none", "sampler.steps=2"]
     return {
-        "nothing": ([], "give either run=…"),
-        "both": ([f"run={trained}", f"samples={tmp_path}/few.npz"], "give either run=…"),
+        "nothing": ([], "give one of run=…"),
+        "both": ([f"run={trained}", f"samples={tmp_path}/few.npz"], "give one of run=…"),
         "data": ([f"samples={tmp_path}/few.npz"], "add data=…"),
         "floats": ([f"samples={tmp_path}/floats.npz", *digits], "images must be bytes 0..255"),
         "channels": (

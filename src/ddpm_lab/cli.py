@@ -96,16 +96,10 @@ def _root() -> Path:
     return Path(command_line()[0]).parent
 
 
-def _run_folder(folder: str) -> str:
-    from ddpm_lab.runs import checked_run
+def _output_folder(run: str | None, pretrained: str | None, samples: str | None = None) -> str:
+    from ddpm_lab.runs import output_folder
 
-    return str(checked_run(folder))
-
-
-def _evaluation_folder(run: str | None, samples: str | None) -> str:
-    from ddpm_lab.runs import evaluation_folder
-
-    return str(evaluation_folder(run, samples))
+    return str(output_folder(run, pretrained, samples))
 
 
 def _tell(error: Exception, config_name: str) -> str:
@@ -166,7 +160,7 @@ def _exhausted(error: BaseException) -> str | None:
 def _causes(error: BaseException | None) -> Any:
     while error is not None:
         yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        error = error.__cause__ or error.__context__
 
 
 def _unknown_option(chain: list[BaseException], config_name: str) -> str | None:
@@ -226,8 +220,7 @@ def _options(config_name: str, parents: list[str]) -> list[str]:
 # Here and not in `door`: a launcher's processes unpickle a job, which imports this, and never pass a door.
 OmegaConf.register_new_resolver("experiments", lambda: f"file://{_root()}", replace=True)
 OmegaConf.register_new_resolver("groups_of", lambda name: f"file://{_root()}/conf/{name}", replace=True)
-OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
-OmegaConf.register_new_resolver("evaluation_folder", _evaluation_folder, replace=True)
+OmegaConf.register_new_resolver("output_folder", _output_folder, replace=True)
 OmegaConf.register_new_resolver("job_folder", folder_of_a_job, replace=True)
 OmegaConf.register_new_resolver("stamp", stamp, replace=True)
 OmegaConf.register_new_resolver("swept", swept, replace=True)

@@ -123,14 +123,20 @@ def load_config(folder: Path) -> DictConfig:
     return config
 
 
-def evaluation_folder(run: str | None, samples: str | None) -> Path:
-    """The run folder that is evaluated or, for images in files, a folder of their name.
+def output_folder(run: str | None, pretrained: str | None, samples: str | None = None) -> Path:
+    """Where a model's images and numbers go: its run folder; for a model or images from elsewhere, a folder of their name.
 
-    Raises ValueError unless one of the two is given.
+    Raises ValueError unless one of the three is given.
     """
-    if (run is None) == (samples is None):
-        raise ValueError("give either run=… (a run folder) or samples=… (a folder of images, or an .npz with arr_0)")
-    return Path("outputs/evaluations") / Path(str(samples)).stem if run is None else checked_run(run)
+    if sum(given is not None for given in (run, pretrained, samples)) != 1:
+        raise ValueError(
+            "give one of run=… (a run folder), network=pretrained network.path=… (a model from elsewhere) and, in evaluate.py, "
+            "samples=… (a folder of images, or an .npz with arr_0)"
+        )
+    if run is not None:
+        return checked_run(run)
+    kind = "evaluations" if pretrained is None else "pretrained"
+    return Path("outputs") / kind / Path(str(samples or pretrained)).stem
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -158,6 +158,8 @@ def _pool(name: str, head_channels: int | None) -> Callable[[Sequence[int], int,
 
 def read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     """The tensors of a `.pt` file. Raises ValueError for a file of anything else."""
+    if os.path.isdir(path):
+        raise ValueError(f"{os.fspath(path)} is a folder: give the .pt file in it.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -16,14 +16,14 @@ from ddpm_lab import runs
 from ddpm_lab.checkpoints import diffusers, openai, schedulers
 from ddpm_lab.diffusion.process import Process
 from ddpm_lab.tasks.building import load_any
-from ddpm_lab.tasks.foreign import Foreign, is_upsampler, read
+from ddpm_lab.tasks.foreign import Foreign, check_walk, is_upsampler, labels_of, read
 
 TOLERANCE = 1e-4  # of the largest output, between both forms
 Reader = Callable[[], nn.Module]  # what was written, read again
 
 
 def convert(config: DictConfig) -> None:
-    """Write config.out from config.from; nothing is left there unless both agree."""
+    """Write config.out from config.from, and a model card; nothing is left there unless both agree."""
     writers: dict[str, Callable[[DictConfig, Foreign, Path], Reader]] = {
         "diffusers": _to_diffusers,
         "openai": _to_openai,
@@ -52,24 +52,23 @@ def convert(config: DictConfig) -> None:
         _remove(partial)
         raise
     partial.replace(out)
+    card = out / "README.md" if out.is_dir() else out.with_name(f"{out.name}.md")
+    card.write_text(_card(config, source))
     print(
         f"{source.about} -> {out} ({config.to}); largest difference of outputs {difference:.3g}, outputs up to {largest:.3g}"
     )
 
 
 def _to_diffusers(config: DictConfig, source: Foreign, out: Path) -> Reader:
-    """A DDPMPipeline, and a model card."""
-    if source.scheduled is None:
-        raise ValueError(f"{config['from']} does not say its schedule and what it predicts: a pipeline needs both")
+    """A DDPMPipeline."""
     if source.time_scale != 1.0:
         raise ValueError(
             f"{config['from']} tells its network (t - 1) * {source.time_scale:g}, and a UNet2DModel is told t - 1: it cannot "
             "be written for diffusers"
         )
-    betas, prediction, variance, clip = source.scheduled
+    betas, prediction, variance, clip = check_walk(source, config["from"])
     scheduler = schedulers.describe(Process(betas), prediction, variance, clip)
     diffusers.save_pipeline(out, source.network, source.image_size, scheduler)  # type: ignore[arg-type]
-    (out / "README.md").write_text(_card(config, source))
     return lambda: _their_network(out / "unet") or diffusers.load(out).network
 
 
@@ -102,7 +101,7 @@ def _to_openai(config: DictConfig, source: Foreign, out: Path) -> Reader:
 
 
 def _to_safetensors(config: DictConfig, source: Foreign, out: Path) -> Reader:
-    """raw.safetensors and, of a run with averages, ema.safetensors, under our own names; config.yaml; a model card."""
+    """raw.safetensors and, of a run with averages, ema.safetensors, under our own names; config.yaml."""
     from safetensors.torch import load_file, save_file
 
     out.mkdir()
@@ -113,7 +112,6 @@ def _to_safetensors(config: DictConfig, source: Foreign, out: Path) -> Reader:
         shutil.copy(runs.checked_run(config["from"]) / "config.yaml", out / "config.yaml")
     for name, network in networks.items():
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, out / f"{name}.safetensors")
-    (out / "README.md").write_text(_card(config, source))
     chosen = "ema" if "ema" in networks else next(iter(networks))
 
     def again() -> nn.Module:
@@ -141,22 +139,8 @@ def _to_run(config: DictConfig, source: Foreign, out: Path) -> Reader:
     """A run folder that sample.py, evaluate.py and network=pretrained take, of the data that config.data names."""
     if config.data is None:
         raise ValueError("to=run needs the data that the model was trained on, for its labels and metrics: add data=…")
-    if is_upsampler(source.network):
-        raise ValueError(f"{config['from']} needs a small image beside the noisy one, which no sampler here gives it")
-    if source.scheduled is None:
-        raise ValueError(f"{config['from']} does not say its schedule and what it predicts, which a run needs")
+    check_walk(source, config["from"])
     run = _compose(config, source)
-    if (run.data.image_size, run.data.channels) != (source.image_size, source.channels):
-        raise ValueError(
-            f"the model is of images of {source.channels}x{source.image_size}x{source.image_size} and "
-            f"data={run.data.name} has {run.data.channels}x{run.data.image_size}x{run.data.image_size}: name its data with "
-            "data=…"
-        )
-    if source.num_classes not in (None, run.data.num_classes):
-        raise ValueError(
-            f"the model has {source.num_classes} classes and data={run.data.name} {run.data.num_classes}: name its data with "
-            "data=…"
-        )
     (out / "checkpoints").mkdir(parents=True)
     OmegaConf.save(run, out / "config.yaml", resolve=True)
     state = {f"denoiser.network.{name}": value for name, value in source.network.state_dict().items()}
@@ -178,12 +162,12 @@ def _compose(config: DictConfig, source: Foreign) -> DictConfig:
     with initialize_config_dir(str(root / "conf"), version_base="1.3"):
         run = compose("train", [*(["objective=hybrid"] if learned else []), "schedule=explicit"])
     OmegaConf.set_struct(run, False)
-    run.data = config.data
+    run.data = OmegaConf.to_container(config.data, resolve=True)  # its interpolations are of this configuration
     run.network = source.node
     run.schedule.betas = betas.tolist()
     run.prediction = {"_target_": f"{type(prediction).__module__}.{type(prediction).__name__}"}
     run.variance = {"_target_": f"{type(variance).__module__}.{type(variance).__name__}"}
-    run.class_conditional = source.num_classes is not None
+    run.update(labels_of(source, config.data))
     run.time_scale = source.time_scale
     run.ema_rates = []
     for node in ("callbacks", "guard", "hydra"):
@@ -198,6 +182,7 @@ def _card(config: DictConfig, source: Foreign) -> str:
         betas, prediction, variance, _ = source.scheduled
         lines += [
             "",
+            f"Images of {source.channels}x{source.image_size}x{source.image_size}, {source.num_classes or 'no'} labels; "
             f"T = {len(betas)}; the network predicts {type(prediction).__name__}, variance {type(variance).__name__}.",
         ]
     if _is_run(config["from"]):

@@ -18,7 +18,8 @@ from ddpm_lab.evaluation.reference import check_fit, reference_statistics
 from ddpm_lab.evaluation.report import Report
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
-from ddpm_lab.tasks.building import build_extractor, find_device, load_run, set_threads
+from ddpm_lab.tasks.building import build_extractor, find_device, set_threads
+from ddpm_lab.tasks.foreign import check_source, load_model
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
 
 
@@ -28,12 +29,12 @@ def evaluate(config: DictConfig) -> float:
         raise ValueError(
             f"batch_size must be positive and n at least 2, got batch_size={config.batch_size} n={config.n}"
         )
-    runs.evaluation_folder(config.run, config.samples)  # says what is missing
+    check_source(config)
     set_threads(config.threads)
     report = Report(Path(HydraConfig.get().runtime.output_dir))
     device = find_device(config.accelerator)
     with ranks.joined(device):
-        if config.run is None:
+        if config.samples is not None:
             _evaluate_files(config, report, device)
         else:
             _evaluate_run(config, report, device)
@@ -47,8 +48,10 @@ def evaluate(config: DictConfig) -> float:
 
 
 def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> None:
-    """A run's bound, and its samples if n is given."""
-    run, denoiser, step = load_run(config.run, config.weights)
+    """A model's bound, and its samples if n is given."""
+    if config.run is None and config.data is None:
+        raise ValueError("a model from elsewhere is judged by a data set: add data=… (such as data=cifar10)")
+    run, denoiser, step = load_model(config)
     denoiser.to(device)
     data, dataset = run.data, instantiate(run.data.dataset)
     about: dict[str, Any] = {"weights": str(config.weights), "step": step, "commit": runs.commit()}

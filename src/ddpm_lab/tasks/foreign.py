@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
+from torch import Tensor, nn
 
+from ddpm_lab import runs
 from ddpm_lab.checkpoints import diffusers, openai, schedulers
 from ddpm_lab.checkpoints.published import PUBLISHED, Published
 from ddpm_lab.checkpoints.schedulers import Scheduled
 from ddpm_lab.diffusion import schedules
+from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.predictions import Epsilon
+from ddpm_lab.diffusion.process import Process
 from ddpm_lab.diffusion.variances import LearnedRange
 from ddpm_lab.networks.adm_unet import ADMUNet
 from ddpm_lab.networks.ho_unet import HoUNet
 from ddpm_lab.networks.super_resolution import SuperResolutionUNet
-from ddpm_lab.tasks.building import load_any
+from ddpm_lab.tasks.building import load_any, load_run
 
 PRESETS = Path(__file__).parents[3] / "conf" / "network"
 
@@ -79,6 +83,73 @@ def pretrained(
         if of_file != wanted:
             raise ValueError(f"network.path={path}: {what} is {of_file} there and {wanted} here; set what fits")
     return network.train()
+
+
+def load_model(config: DictConfig) -> tuple[DictConfig, Denoiser, int]:
+    """The model that run=… or network=pretrained names, as `load_run` returns it.
+
+    Of a pretrained one the configuration holds what is known: data (config.data, or the shape of the images alone), labels,
+    schedule. Raises ValueError for a file that does not say its schedule, or for data of another shape.
+    """
+    check_source(config)
+    if config.run is not None:
+        return load_run(config.run, config.weights)
+    path = config.network.path
+    source = read(path, config.network.format, config.network.published, config.weights)
+    betas, prediction, variance, clip = check_walk(source, f"network.path={path}")
+    if clip != config.sampler.clip:
+        print(f"note: its scheduler says sampler.clip={str(clip).lower()} (x_0 clamped to [-1, 1])", flush=True)
+    if config.data is not None:
+        data = OmegaConf.create(OmegaConf.to_container(config.data, resolve=True))
+    else:
+        shape = {"image_size": source.image_size, "channels": source.channels}
+        data = OmegaConf.create({"name": Path(path).stem, "num_classes": source.num_classes, **shape})
+    assert isinstance(data, DictConfig)
+    run = OmegaConf.create(
+        {
+            "data": data,
+            **labels_of(source, data),
+            "schedule": {"_target_": "ddpm_lab.diffusion.schedules.explicit", "T": len(betas)},
+        }
+    )
+    denoiser = Denoiser(source.network, Process(betas), prediction, variance, source.time_scale)
+    return run, denoiser.eval(), source.step
+
+
+def check_source(config: DictConfig) -> None:
+    """Raise ValueError unless one of run=…, network.path=… and samples=… says what the images are of."""
+    runs.output_folder(config.run, OmegaConf.select(config, "network.path"), config.get("samples"))
+
+
+def check_walk(source: Foreign, name: str) -> Scheduled:
+    """What sampling needs to know of a model. Raises ValueError where its files do not say it."""
+    if is_upsampler(source.network):
+        raise ValueError(f"{name} needs a small image beside the noisy one, which no sampler here gives it")
+    if source.scheduled is None:
+        raise ValueError(
+            f"{name} does not say its schedule and what it predicts: take a folder with a scheduler beside the network (a "
+            "DDPMPipeline's), a published .pt of a diffusion model, or a run"
+        )
+    return source.scheduled
+
+
+def labels_of(source: Foreign, data: DictConfig) -> dict[str, Any]:
+    """class_conditional and label_dropout of a model of this data; one label more than the data has stands for none.
+
+    Raises ValueError for a data set of other images or labels than the model's.
+    """
+    if (data.image_size, data.channels) != (source.image_size, source.channels):
+        raise ValueError(
+            f"the model is of images of {source.channels}x{source.image_size}x{source.image_size} and data={data.name} has "
+            f"{data.channels}x{data.image_size}x{data.image_size}: name its data with data=…"
+        )
+    K = source.num_classes
+    with_none = K is not None and data.num_classes is not None and data.num_classes + 1 == K
+    if K not in (None, data.num_classes) and not with_none:
+        raise ValueError(
+            f"the model has {K} classes and data={data.name} {data.num_classes}: name its data with data=…"
+        )
+    return {"class_conditional": K is not None, "label_dropout": 0.1 if with_none else 0.0}
 
 
 def settle(config: DictConfig) -> None:
@@ -149,22 +220,18 @@ def _openai(path: Path, published: str | None, weights: str | int) -> Foreign:
     state = openai.read(path)
     name = path.stem if published is None else published
     if name not in PUBLISHED:
-        fitting = [name for name, known in PUBLISHED.items() if openai.fits(_built(known), state)]
+        fitting = _fitting(state)
         raise ValueError(
             f"{path} has no name of a published checkpoint, so its flags are not known: "
             + (f"its tensors fit {', '.join(fitting)}; add " if fitting else "its tensors fit none of them; else add ")
-            + "published=… (network.published=… in train.py)"
+            + "published=… (network.published=… elsewhere)"
         )
     known = PUBLISHED[name]
     network = _built(known).to_empty(device="cpu")
-    fitting_advice = f"It was read by the flags of {name}."
-    try:
-        openai.fill(network, state, use_new_attention_order=known.new_attention_order, advice=fitting_advice)
-    except ValueError as error:
-        fitting = [other for other, flags in PUBLISHED.items() if openai.fits(_built(flags), state)]
-        raise ValueError(
-            f"{path}: {error} Its tensors fit {', '.join(fitting) or 'no published checkpoint'}."
-        ) from None
+    advice = f"{path} was read by the flags of {name}"
+    if not openai.fits(network, state):
+        advice += f", and its tensors fit {', '.join(_fitting(state)) or 'no published checkpoint'}."
+    openai.fill(network, state, use_new_attention_order=known.new_attention_order, advice=advice)
     node: Any = OmegaConf.to_container(OmegaConf.load(PRESETS / f"{known.preset}.yaml"))
     betas = (schedules.linear if known.schedule == "linear" else schedules.cosine)(known.T)
     scheduled = None if known.kind == "classifier" else Scheduled(betas, Epsilon(), LearnedRange(), clip=True)
@@ -178,6 +245,11 @@ def _openai(path: Path, published: str | None, weights: str | int) -> Foreign:
         known.time_scale,
         f"OpenAI's {name}",
     )
+
+
+def _fitting(state: Mapping[str, Tensor]) -> list[str]:
+    """The published checkpoints whose keys and shapes these are."""
+    return [name for name, known in PUBLISHED.items() if openai.fits(_built(known), state)]
 
 
 def _built(known: Published) -> Any:

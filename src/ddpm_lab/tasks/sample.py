@@ -12,7 +12,8 @@ from torch import Tensor
 from ddpm_lab import runs
 from ddpm_lab.data.images import read_images
 from ddpm_lab.pixels import to_float
-from ddpm_lab.tasks.building import find_device, load_run, set_threads
+from ddpm_lab.tasks.building import find_device, set_threads
+from ddpm_lab.tasks.foreign import load_model
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
 
 
@@ -28,7 +29,7 @@ def sample(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     task = instantiate(config.task, _convert_="all")
     sampler = instantiate(config.sampler, _convert_="all")
-    run, denoiser, step = load_run(config.run, config.weights)
+    run, denoiser, step = load_model(config)
     device = find_device(config.accelerator)
     denoiser.to(device)
     steered = guide(config.guidance, run, denoiser)
@@ -68,9 +69,11 @@ def sample(config: DictConfig) -> None:
 def _sources(config: DictConfig, run: DictConfig, n: int, labelled: str) -> tuple[Tensor, Tensor | None]:
     """The first n images of config.images, without labels, or of the run's test split, with labels if those are meant.
 
-    Raises ValueError if there are fewer, or of another shape than the model's.
+    Raises ValueError if there are none or fewer, or of another shape than the model's.
     """
     if config.images is None:
+        if "dataset" not in run.data:
+            raise ValueError("this task starts from images: add images=… (files), or data=… for its test split")
         images, name = instantiate(run.data.dataset)(split="test"), f"the test split of {run.data.name}"
     else:
         images, name = read_images(config.images), f"images={config.images}"
