@@ -81,7 +81,7 @@ def _their_network(unet: Path) -> nn.Module | None:
     class Theirs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = UNet2DModel.from_pretrained(unet)
+            self.model = UNet2DModel.from_pretrained(unet, low_cpu_mem_usage=False)
 
         def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
             return self.model(x, t, y).sample
