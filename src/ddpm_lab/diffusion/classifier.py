@@ -28,7 +28,7 @@ class Classifier(nn.Module):
 
     def log_probs(self, x_t: Tensor, t: Tensor) -> Tensor:
         """log p(y | x_t) of every class, [B, K]; t: [B] integers in 1..T."""
-        logits = self.network(x_t, network_time(t, self.time_scale, x_t.dtype))
+        logits = self.network(x_t, network_time(t, self.time_scale, x_t))
         return F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
 
     def log_prob(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:

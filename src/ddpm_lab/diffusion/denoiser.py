@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ddpm_lab.diffusion.gaussian import Gaussian
 from ddpm_lab.diffusion.predictions import Prediction
 from ddpm_lab.diffusion.process import Process
-from ddpm_lab.diffusion.tables import expand, lookup
+from ddpm_lab.diffusion.tables import Times, expand
 from ddpm_lab.diffusion.variances import Variance
 
 
@@ -35,13 +35,16 @@ class Estimate(NamedTuple):
     shift: Shift | None = None
 
 
-def network_time(t: Tensor, time_scale: float, dtype: torch.dtype) -> Tensor:
-    """(t - 1) * time_scale, what a network of noisy images is told of t [B] in 1..T.
+def network_time(t: Times, time_scale: float, x_t: Tensor) -> Tensor:
+    """(t - 1) * time_scale [B], what a network of noisy images x_t [B, ...] is told of t in 1..T.
 
     Published checkpoints count timesteps from 0: this "- 1" stands nowhere else. Half precision has too few digits to tell
     4000 timesteps apart, so that the result is at least float32.
     """
-    return (t - 1).to(torch.promote_types(dtype, torch.float32)) * time_scale
+    dtype = torch.promote_types(x_t.dtype, torch.float32)
+    if not isinstance(t, Tensor):
+        return torch.full((len(x_t),), (t - 1) * time_scale, dtype=dtype, device=x_t.device)
+    return (t - 1).to(dtype) * time_scale
 
 
 class Denoiser(nn.Module):
@@ -65,8 +68,8 @@ class Denoiser(nn.Module):
         """The same denoiser around another network."""
         return Denoiser(network, self.process, self.prediction, self.variance, self.time_scale)
 
-    def estimate(self, x_t: Tensor, t: Tensor, y: Tensor | None = None, *, clip: bool) -> Estimate:
-        """Call the network once. x_t: [B, C, H, W]; t: [B] integers in 1..T; y: [B] labels.
+    def estimate(self, x_t: Tensor, t: Times, y: Tensor | None = None, *, clip: bool) -> Estimate:
+        """Call the network once. x_t: [B, C, H, W]; t: integers in 1..T, [B] or one for all; y: [B] labels.
 
         clip: clamp x_0 to [-1, 1]; the noise, and the mean in `step`, follow from the clipped x_0.
         """
@@ -76,10 +79,10 @@ class Denoiser(nn.Module):
             x_0 = x_0.clamp(-1, 1)
         return Estimate(output, x_0, self.noise(x_0, x_t, t), raw_variance)
 
-    def outputs(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def outputs(self, x_t: Tensor, t: Times, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The network's output [B, C, H, W] and its raw variance, None for fixed ones; arguments as of `estimate`."""
         channels = x_t.shape[1]
-        time = network_time(t, self.time_scale, x_t.dtype)
+        time = network_time(t, self.time_scale, x_t)
         # Mixed precision ends here: what follows needs the precision of x_t.
         output = self.network(x_t, time, y).to(x_t.dtype)
         if output.shape[1] != self.variance.heads * channels:
@@ -87,14 +90,14 @@ class Denoiser(nn.Module):
                 f"{type(self.variance).__name__} needs a network with {self.variance.heads * channels} output channels "
                 f"for images of {channels}, and this one returned {output.shape[1]}; set its out_channels"
             )
-        return output[:, :channels], output[:, channels:] if self.variance.heads == 2 else None
+        return (output, None) if self.variance.heads == 1 else (output[:, :channels], output[:, channels:])
 
-    def noise(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def noise(self, x_0: Tensor, x_t: Tensor, t: Times) -> Tensor:
         """The noise that leads from x_0 to x_t: (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)."""
-        alpha_bar = lookup(self.process.alpha_bar, t)
-        return (x_t - expand(alpha_bar.sqrt(), x_t) * x_0) * expand((1 - alpha_bar).rsqrt(), x_t)
+        of_x_0, of_noise = self.process.scales(t)
+        return (x_t - expand(of_x_0, x_t) * x_0) * expand(1 / of_noise, x_t)
 
-    def step(self, estimate: Estimate, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None) -> Gaussian:
+    def step(self, estimate: Estimate, x_t: Tensor, t: Times, s: Times, above: Times | None = None) -> Gaussian:
         """p(x_s | x_t) for any s < t, without a network call: q(x_s | x_t, x_0) at the estimated x_0.
 
         above: the timestep from which the walk came to t; see Process.log_variance_bounds.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser, Estimate, Shift
 from ddpm_lab.diffusion.gaussian import Gaussian
-from ddpm_lab.diffusion.tables import expand, lookup
+from ddpm_lab.diffusion.tables import Times, expand, lookup, of_batch
 
 Outputs = tuple[Tensor, Tensor | None]  # the network's output, and its raw variance
 
@@ -32,7 +32,7 @@ class Guided(Denoiser):
         )
         self.denoiser = denoiser
 
-    def outputs(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Outputs:
+    def outputs(self, x_t: Tensor, t: Times, y: Tensor | None = None) -> Outputs:
         """Those of the denoiser inside."""
         return self.denoiser.outputs(x_t, t, y)
 
@@ -78,8 +78,9 @@ class Extrapolated(Guided):
         """The better and the weaker network's outputs."""
         raise NotImplementedError
 
-    def outputs(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Outputs:
+    def outputs(self, x_t: Tensor, t: Times, y: Tensor | None = None) -> Outputs:
         """The mixed outputs; one network call less where no t is guided."""
+        t = of_batch(t, x_t)
         w = torch.full(t.shape, self.scale, dtype=torch.float64, device="cpu")
         if self.interval is not None:
             w = w * ((t.cpu() >= self.interval[0]) & (t.cpu() <= self.interval[1]))
@@ -187,11 +188,12 @@ class ClassifierGuided(Guided):
         self.min_alpha_bar = min_alpha_bar
         self.labels = labels
 
-    def estimate(self, x_t: Tensor, t: Tensor, y: Tensor | None = None, *, clip: bool) -> Estimate:
+    def estimate(self, x_t: Tensor, t: Times, y: Tensor | None = None, *, clip: bool) -> Estimate:
         """As of a Denoiser, moved; y: [B], never None."""
         if y is None:
             raise ValueError("classifier guidance needs labels y [B] to guide towards, and got none")
         estimate = self.denoiser.estimate(x_t, t, self.labels(y), clip=clip)
+        t = of_batch(t, x_t)
         gradient = self.gradient(x_t, t, y)
         alpha_bar = lookup(self.process.alpha_bar, t)
         # eps' moves x_0 by (1 - ab) / sqrt(ab) g. Where alpha_bar is 0, x_t says nothing of x_0 nor of its class, and g is 0.
@@ -213,7 +215,7 @@ class ClassifierGuided(Guided):
             (gradient,) = torch.autograd.grad(self.log_prob(x, t.clone(), y.clone()).sum(), x)
         return torch.where(guided.view(-1, *[1] * (x_t.dim() - 1)), self.scale * gradient, 0.0)
 
-    def step(self, estimate: Estimate, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None) -> Gaussian:
+    def step(self, estimate: Estimate, x_t: Tensor, t: Times, s: Times, above: Times | None = None) -> Gaussian:
         """p(x_s | x_t) at the x_0 that was not moved, its mean shifted by Sigma g."""
         assert estimate.shift is not None
         p = self.denoiser.step(estimate._replace(x_0=estimate.shift.x_0), x_t, t, s, above)
@@ -240,7 +242,7 @@ class Inpainted(Guided):
         self.known = known
         self.mask = mask
 
-    def estimate(self, x_t: Tensor, t: Tensor, y: Tensor | None = None, *, clip: bool) -> Estimate:
+    def estimate(self, x_t: Tensor, t: Times, y: Tensor | None = None, *, clip: bool) -> Estimate:
         """As of the denoiser inside, but x_0 is what is known, where it is."""
         estimate = self.denoiser.estimate(x_t, t, y, clip=clip)
         return estimate._replace(
@@ -248,10 +250,11 @@ class Inpainted(Guided):
             noise=torch.where(self.mask, self.noise(self.known, x_t, t), estimate.noise),
         )
 
-    def step(self, estimate: Estimate, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None) -> Gaussian:
+    def step(self, estimate: Estimate, x_t: Tensor, t: Times, s: Times, above: Times | None = None) -> Gaussian:
         """p(x_s | x_t) where unknown, q(x_s | x_0) where known: at s = 0 the known pixels themselves."""
         unknown = self.denoiser.step(estimate, x_t, t, s, above)
-        return Gaussian(*map(lambda k, u: torch.where(self.mask, k, u), self.process.marginal(self.known, s), unknown))
+        known = self.process.marginal(self.known, of_batch(s, x_t))
+        return Gaussian(*(torch.where(self.mask, k, u) for k, u in zip(known, unknown, strict=True)))
 
 
 def finite(name: str, value: float) -> float:

@@ -2,7 +2,7 @@
 
 A prediction is an object with three methods; output, x_0, x_t and noise are [B, C, H, W], t is [B]:
     target(process, x_0, noise, t)   what the network should return
-    x_0(process, output, x_t, t)     the image that an output stands for
+    x_0(process, output, x_t, t)     the image that an output stands for; in sampling t is one integer (tables.py)
     scale(process, t)                [B] float64: mean squared error of the output / mean squared error of its x_0
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.process import Process
-from ddpm_lab.diffusion.tables import expand, lookup
+from ddpm_lab.diffusion.tables import Times, expand, reciprocal
 
 
 class Prediction(Protocol):
@@ -22,7 +22,7 @@ class Prediction(Protocol):
 
     def target(self, process: Process, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor: ...  # noqa: D102
 
-    def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor: ...  # noqa: D102
+    def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Times) -> Tensor: ...  # noqa: D102
 
     def scale(self, process: Process, t: Tensor) -> Tensor: ...  # noqa: D102
 
@@ -38,12 +38,11 @@ class Epsilon:
         """Eps."""
         return noise
 
-    def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Times) -> Tensor:
         """x_0 from eps."""
-        alpha_bar = lookup(process.alpha_bar, t)
-        of_x_t = torch.where(alpha_bar > 0, alpha_bar.rsqrt(), 0.0)
-        of_noise = of_x_t * (1 - alpha_bar).sqrt()
-        return expand(of_x_t, x_t) * x_t - expand(of_noise, x_t) * output
+        signal, noise = process.scales(t)
+        of_x_t = reciprocal(signal)
+        return expand(of_x_t, x_t) * x_t - expand(of_x_t * noise, x_t) * output
 
     def scale(self, process: Process, t: Tensor) -> Tensor:
         """SNR."""
@@ -57,7 +56,7 @@ class Start:
         """x_0."""
         return x_0
 
-    def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Times) -> Tensor:
         """The output."""
         return output
 
@@ -71,13 +70,13 @@ class Velocity:
 
     def target(self, process: Process, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """v."""
-        alpha_bar = lookup(process.alpha_bar, t)
-        return expand(alpha_bar.sqrt(), x_0) * noise - expand((1 - alpha_bar).sqrt(), x_0) * x_0
+        of_noise, of_x_0 = process.scales(t)
+        return expand(of_noise, x_0) * noise - expand(of_x_0, x_0) * x_0
 
-    def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Times) -> Tensor:
         """x_0 = sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) v."""
-        alpha_bar = lookup(process.alpha_bar, t)
-        return expand(alpha_bar.sqrt(), x_t) * x_t - expand((1 - alpha_bar).sqrt(), x_t) * output
+        of_x_t, of_output = process.scales(t)
+        return expand(of_x_t, x_t) * x_t - expand(of_output, x_t) * output
 
     def scale(self, process: Process, t: Tensor) -> Tensor:
         """SNR + 1 = 1 / (1 - alpha_bar_t)."""
@@ -91,7 +90,7 @@ class PreviousMean:
         """mu~_t(x_t, x_0)."""
         return process.posterior_mean(x_0, process.diffuse(x_0, t, noise), t, t - 1)
 
-    def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Times) -> Tensor:
         """x_0 = (mu~ - c_t x_t) / c_0 with equation 7's weights."""
         of_x_0, of_x_t = process.posterior_coefficients(t, t - 1)
         return expand(1 / of_x_0, x_t) * output - expand(of_x_t / of_x_0, x_t) * x_t

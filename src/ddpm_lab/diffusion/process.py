@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.gaussian import Gaussian
-from ddpm_lab.diffusion.tables import Tables, expand, lookup
+from ddpm_lab.diffusion.tables import Tables, Times, by_number, expand, lookup
 
 # A schedule that ends in pure noise has SNR 0 there; this keeps ratios of SNRs finite. Published ones stay above 1e-10.
 LOWEST_SNR = 1e-20
@@ -16,7 +16,8 @@ class Process(Tables):
     """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I) (Ho et al. 2020, equation 4).
 
     betas: [T]; t runs 1..T as in the papers and alpha_bar has T + 1 entries, alpha_bar[0] = 1. A step goes from t to any
-    s < t with beta_{t|s} = 1 - alpha_bar_t / alpha_bar_s, so strided chains need no second process.
+    s < t with beta_{t|s} = 1 - alpha_bar_t / alpha_bar_s, so strided chains need no second process. Timesteps are [B] or,
+    in all that samplers call, one integer for the whole batch (see tables.py).
 
     The tables are float64 and non-persistent: no schedule key ever enters a checkpoint.
     """
@@ -42,8 +43,20 @@ class Process(Tables):
         log_alpha_bar = torch.cat([0 * one, torch.cumsum(torch.log1p(-betas), 0)])
         self.register_buffer("log_alpha_bar", log_alpha_bar, persistent=False)
 
+    @by_number
+    def alpha_bar_at(self, t: Tensor) -> Tensor:
+        """alpha_bar_t."""
+        return lookup(self.alpha_bar, t)
+
+    @by_number
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t)): how much of x_0 and of the noise is in x_t."""
+        alpha_bar = lookup(self.alpha_bar, t)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    @by_number
     def beta(self, t: Tensor, s: Tensor) -> Tensor:
-        """beta_{t|s} = 1 - alpha_bar_t / alpha_bar_s, [B] float64, without the cancellation."""
+        """beta_{t|s} = 1 - alpha_bar_t / alpha_bar_s, without the cancellation."""
         return -torch.expm1(lookup(self.log_alpha_bar, t) - lookup(self.log_alpha_bar, s))
 
     def snr(self, t: Tensor) -> Tensor:
@@ -57,26 +70,27 @@ class Process(Tables):
         log_variance = expand(torch.log1p(-alpha_bar), x_0)
         return Gaussian(expand(alpha_bar.sqrt(), x_0) * x_0, log_variance.expand_as(x_0))
 
-    def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def diffuse(self, x_0: Tensor, t: Times, noise: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise; t may be 0, where x_t is x_0."""
-        alpha_bar = lookup(self.alpha_bar, t)
-        return expand(alpha_bar.sqrt(), x_0) * x_0 + expand((1 - alpha_bar).sqrt(), x_0) * noise
+        of_x_0, of_noise = self.scales(t)
+        return expand(of_x_0, x_0) * x_0 + expand(of_noise, x_0) * noise
 
-    def rise(self, x_s: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def rise(self, x_s: Tensor, s: Times, t: Times, noise: Tensor) -> Tensor:
         """x_t ~ q(x_t | x_s), s < t: sqrt(1 - beta_{t|s}) x_s + sqrt(beta_{t|s}) noise (Ho et al. 2020, equation 2)."""
         beta = self.beta(t, s)
-        return expand((1 - beta).sqrt(), x_s) * x_s + expand(beta.sqrt(), x_s) * noise
+        return expand((1 - beta) ** 0.5, x_s) * x_s + expand(beta**0.5, x_s) * noise
 
+    @by_number
     def posterior_coefficients(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights [B] of x_0 and of x_t in the mean of q(x_s | x_t, x_0) (Ho et al. 2020, equation 7)."""
+        """The weights of x_0 and of x_t in the mean of q(x_s | x_t, x_0) (Ho et al. 2020, equation 7)."""
         alpha_bar_t, alpha_bar_s = lookup(self.alpha_bar, t), lookup(self.alpha_bar, s)
         beta = self.beta(t, s)
         of_x_0 = alpha_bar_s.sqrt() * beta / (1 - alpha_bar_t)
         of_x_t = (1 - beta).sqrt() * (1 - alpha_bar_s) / (1 - alpha_bar_t)
         return of_x_0, of_x_t
 
-    def posterior_mean(self, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """mu~, the mean of q(x_s | x_t, x_0). x_0, x_t: [B, C, H, W]; t, s: [B] integers, s < t."""
+    def posterior_mean(self, x_0: Tensor, x_t: Tensor, t: Times, s: Times) -> Tensor:
+        """mu~, the mean of q(x_s | x_t, x_0). x_0, x_t: [B, C, H, W]; s < t."""
         of_x_0, of_x_t = self.posterior_coefficients(t, s)
         return expand(of_x_0, x_t) * x_0 + expand(of_x_t, x_t) * x_t
 
@@ -85,11 +99,12 @@ class Process(Tables):
         lower, _ = self.log_variance_bounds(t, s)
         return Gaussian(self.posterior_mean(x_0, x_t, t, s), expand(lower, x_t).expand_as(x_t))
 
+    @by_number
     def log_variance_bounds(self, t: Tensor, s: Tensor, above: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(log beta~_{t|s}, log beta_{t|s}), each [B] float64: the least and the most that log Var(x_s | x_t) can be.
+        """(log beta~_{t|s}, log beta_{t|s}): the least and the most that log Var(x_s | x_t) can be.
 
         beta~_{t|s} = beta_{t|s} (1 - alpha_bar_s) / (1 - alpha_bar_t). At s = 0 that is zero, and the first is that of the
-        next pair up, (above, t), as Ho et al. clip it. above: [B], the timestep from which the walk came to t; t + 1 if
+        next pair up, (above, t), as Ho et al. clip it. above: the timestep from which the walk came to t; t + 1 if
         not given. A chain of one step (t = T, s = 0) has no pair above it and takes the second bound.
         """
         last = s == 0

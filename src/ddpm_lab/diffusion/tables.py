@@ -1,12 +1,20 @@
-"""Tables of double-precision numbers that follow a module to its device and never change their dtype."""
+"""Tables of double-precision numbers that follow a module to its device and never change their dtype.
+
+Timesteps are tensors [B] in training, where each image has its own, and single integers in sampling, where a whole batch
+moves from one timestep to the next: `Times` is either. What is looked up or computed from them is float64, [B] or a number.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from functools import wraps
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+
+Times = Tensor | int
+Numbers = Any  # a float64 tensor [B], or a float: what formulas compute with is the same
 
 
 class Tables(nn.Module):
@@ -15,6 +23,10 @@ class Tables(nn.Module):
     In single precision 1 - alpha_bar_t / alpha_bar_s errs by up to 5e-4 of beta, so schedules are indexed in double
     precision and cast last. Devices without float64 (MPS) leave the tables on the CPU, where they are gathered.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: dict[tuple[Any, ...], Any] = {}  # see by_number
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         for name, buffer in self._buffers.items():
@@ -25,11 +37,49 @@ class Tables(nn.Module):
         return self
 
 
-def expand(values: Tensor, like: Tensor) -> Tensor:
-    """Shape values [B] as [B, 1, 1, ...] on the device and in the dtype of `like` [B, ...]."""
+def by_number(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method (tables, *times [B]) -> numbers [B] take integers too, and return floats: computed once, and kept.
+
+    So a walk has its coefficients in double precision, without a tensor or a wait for the device at any step.
+    """
+
+    @wraps(function)
+    def answer(tables: Tables, *times: Times | None) -> Any:
+        if isinstance(times[0], Tensor):
+            return function(tables, *times)
+        key = (function.__qualname__, *times)
+        if key not in tables.numbers:
+            found = function(tables, *(None if time is None else torch.tensor([time]) for time in times))
+            tables.numbers[key] = tuple(map(float, found)) if isinstance(found, tuple) else float(found)
+        return tables.numbers[key]
+
+    return answer
+
+
+def expand(values: Numbers, like: Tensor) -> Numbers:
+    """Shape values [B] as [B, 1, 1, ...] on the device and in the dtype of `like` [B, ...]; a number stays one."""
+    if not isinstance(values, Tensor):
+        return values
     return values.to(like.device, like.dtype).reshape(-1, *[1] * (like.dim() - 1))
 
 
-def lookup(table: Tensor, index: Tensor) -> Tensor:
-    """Gather table[index] where the table lives. index: integers [B] on any device."""
-    return table[index.to(table.device)]
+def of_batch(t: Times, x: Tensor) -> Tensor:
+    """The timesteps [B] of x [B, ...]."""
+    return t if isinstance(t, Tensor) else torch.full((len(x),), t, device=x.device)
+
+
+def choose(condition: Any, a: Numbers, b: Numbers) -> Numbers:
+    """a where the condition holds and b elsewhere."""
+    if not isinstance(condition, Tensor):
+        return a if condition else b
+    return torch.where(condition, a, b)
+
+
+def reciprocal(values: Numbers) -> Numbers:
+    """1 / values, and 0 where they are 0."""
+    return choose(values != 0, 1 / choose(values != 0, values, 1.0), 0.0)
+
+
+def lookup(table: Tensor, index: Times) -> Tensor:
+    """Gather table[index] where the table lives. index: integers [B] on any device, or one, for a result [1]."""
+    return table[index.to(table.device) if isinstance(index, Tensor) else [index]]

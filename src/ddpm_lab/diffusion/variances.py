@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.process import Process
-from ddpm_lab.diffusion.tables import expand
+from ddpm_lab.diffusion.tables import Numbers, Times, choose, expand
 
 
 class Variance(Protocol):
@@ -21,11 +20,11 @@ class Variance(Protocol):
     heads: int
 
     def log_variance(  # noqa: D102
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None
+        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
     ) -> Tensor: ...
 
     def variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None
+        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
     ) -> Tensor:
         """exp(log_variance), but for variances whose logarithm is another's where they are 0."""
         return self.log_variance(process, raw, x_t, t, s, above).exp()
@@ -37,16 +36,16 @@ class FixedSmall(Variance):
     heads = 1
 
     def log_variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None
+        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
     ) -> Tensor:
         """Log beta~, [B, 1, 1, 1]."""
-        return expand(process.log_variance_bounds(t, s, above)[0], x_t)
+        return _spread(process.log_variance_bounds(t, s, above)[0], x_t)
 
     def variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None
+        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
     ) -> Tensor:
         """beta~, [B, 1, 1, 1]: 0 at s = 0."""
-        return torch.where(expand(s, x_t) > 0, super().variance(process, raw, x_t, t, s, above), 0.0)
+        return choose(expand(s, x_t) > 0, super().variance(process, raw, x_t, t, s, above), x_t.new_zeros(()))
 
 
 class FixedLarge(Variance):
@@ -55,11 +54,11 @@ class FixedLarge(Variance):
     heads = 1
 
     def log_variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None
+        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
     ) -> Tensor:
         """Log beta, [B, 1, 1, 1]."""
         lower, upper = process.log_variance_bounds(t, s, above)
-        return expand(torch.where(s.to(lower.device) == 0, lower, upper), x_t)
+        return choose(expand(s, x_t) == 0, _spread(lower, x_t), _spread(upper, x_t))
 
 
 class Learned(Variance):
@@ -68,7 +67,7 @@ class Learned(Variance):
     heads = 2
 
     def log_variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None
+        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
     ) -> Tensor:
         """Raw, [B, C, H, W]."""
         return _required(raw, self)
@@ -83,12 +82,19 @@ class LearnedRange(Variance):
     heads = 2
 
     def log_variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Tensor, s: Tensor, above: Tensor | None = None
+        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
     ) -> Tensor:
         """The interpolation, [B, C, H, W]."""
         lower, upper = (expand(bound, x_t) for bound in process.log_variance_bounds(t, s, above))
         fraction = (_required(raw, self) + 1) / 2
         return fraction * upper + (1 - fraction) * lower
+
+
+def _spread(log_variance: Numbers, x_t: Tensor) -> Tensor:
+    """As [B, 1, 1, 1], or [1, 1, 1, 1] of one number."""
+    if isinstance(log_variance, Tensor):
+        return expand(log_variance, x_t)
+    return x_t.new_full([1] * x_t.dim(), log_variance)
 
 
 def _required(raw: Tensor | None, variance: Variance) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser
@@ -23,7 +22,5 @@ class Ancestral(Sampler):
         randn_like: RandnLike,
     ) -> Tensor:
         """A draw of p(x_s | x_t), or its mean where s is the image."""
-        now, next_ = (torch.full((len(x),), time, device=x.device) for time in (t, s))
-        before = None if above is None else torch.full((len(x),), above, device=x.device)
-        p = denoiser.step(denoiser.estimate(x, now, y, clip=self.clip), x, now, next_, before)
+        p = denoiser.step(denoiser.estimate(x, t, y, clip=self.clip), x, t, s, above)
         return p.sample(randn_like(x)) if s > 0 else p.mean

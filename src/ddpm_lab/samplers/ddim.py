@@ -37,7 +37,7 @@ class DDIM(Sampler):
         randn_like: RandnLike,
     ) -> Tensor:
         """Equation 12."""
-        alpha_bar_t, alpha_bar_s = denoiser.process.alpha_bar[[t, s]].tolist()
+        alpha_bar_t, alpha_bar_s = denoiser.process.alpha_bar_at(t), denoiser.process.alpha_bar_at(s)
         sigma = self.eta * ((1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)) ** 0.5
         x = self._line(denoiser, x, y, t, alpha_bar_s, sigma)
         return x + sigma * randn_like(x) if sigma > 0 else x
@@ -59,13 +59,13 @@ class DDIM(Sampler):
         """Yield x after every step of `invert`."""
         chosen = self.timesteps(denoiser.process.T)
         for t, s in pairwise(chosen):
-            x = self._line(denoiser, x, y, t, denoiser.process.alpha_bar[s].item(), sigma=0.0)
+            x = self._line(denoiser, x, y, t, denoiser.process.alpha_bar_at(s), sigma=0.0)
             yield x
 
     def _line(
         self, denoiser: Denoiser, x: Tensor, y: Tensor | None, t: int, alpha_bar_s: float, sigma: float
     ) -> Tensor:
         """sqrt(alpha_bar_s) x_0 + sqrt(1 - alpha_bar_s - sigma^2) eps: equation 12 without its noise."""
-        estimate = denoiser.estimate(x, torch.full((len(x),), t, device=x.device), y, clip=self.clip)
+        estimate = denoiser.estimate(x, t, y, clip=self.clip)
         of_noise = max(1 - alpha_bar_s - sigma**2, 0.0) ** 0.5
         return alpha_bar_s**0.5 * estimate.x_0 + of_noise * estimate.noise

@@ -74,8 +74,7 @@ class RePaint(Sampler):
                 x = self.move(denoiser, x, y, t, s, above, randn_like)
                 yield x
             else:
-                low, high = (torch.full((len(x),), time, device=x.device) for time in (t, s))
-                x = denoiser.process.rise(x, low, high, randn_like(x))
+                x = denoiser.process.rise(x, t, s, randn_like(x))
 
     def move(
         self,
