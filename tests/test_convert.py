@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from ddpm_lab.checkpoints import openai
 from ddpm_lab.checkpoints.published import PUBLISHED
-from ddpm_lab.tasks.building import load_run
+from ddpm_lab.checkpoints.tensors import read_tensors
+from ddpm_lab.tasks.building import load_classifier, load_run
 from ddpm_lab.tasks.foreign import _built, read
 from tests.doors import QUICK, ROOT, checkpoint, environment, run
 from tests.networks.randomise import randomised
@@ -96,6 +97,12 @@ def test_weights_as_safetensors_and_as_a_program(runs: dict[str, Path], tmp_path
         found = load_file(tmp_path / "weights" / f"{name}.safetensors")
         assert all(torch.equal(value, state[prefix + key]) for key, value in found.items())
     assert (tmp_path / "weights" / "config.yaml").is_file()
+    two = tmp_path / "two"
+    run("train", *QUICK, "logger=csv", "ema_rates=[0.9,0.5]", f"hydra.run.dir={two}")
+    run("convert", f"from={two}", "to=safetensors", f"out={tmp_path}/both", "weights=1")
+    second = load_file(tmp_path / "both" / "1.safetensors")
+    assert torch.equal(second["conv_in.weight"], checkpoint(two)["state_dict"]["emas.1.network.conv_in.weight"])
+    assert sorted(p.stem for p in (tmp_path / "both").glob("*.safetensors")) == ["1", "ema", "raw"]
     run("convert", f"from={runs['plain']}", "to=export", f"out={tmp_path}/network.pt2", "weights=raw")
     program = torch.export.load(tmp_path / "network.pt2").module()
     _, denoiser, _ = load_run(str(runs["plain"]), "raw")
@@ -108,11 +115,52 @@ def test_weights_as_safetensors_and_as_a_program(runs: dict[str, Path], tmp_path
 def test_openai_s_form_is_theirs_bit_by_bit(runs: dict[str, Path], tmp_path: Path, name: str) -> None:
     run("convert", f"from={runs[name]}", "to=openai", f"out={tmp_path}/model.pt")
     foreign = read(str(runs[name]))
-    state = openai.read(tmp_path / "model.pt")
+    state = read_tensors(tmp_path / "model.pt")
+    assert "Options:" in (tmp_path / "model.pt.md").read_text()
     assert "input_blocks.0.0.weight" in state
     again = openai.to_openai(foreign.network)  # type: ignore[arg-type]
     assert again.keys() == state.keys()
     assert all(torch.equal(state[key], value) for key, value in again.items())
+
+
+# By the READMEs of the two public repositories: image size, classes, schedule, T, rescaled timesteps, new order of attention
+# channels, dropout, millions of parameters.
+FLAGS = {
+    "imagenet64_uncond_100M_1500K": (64, None, "cosine", 4000, True, False, 0.0, 121.1),
+    "imagenet64_uncond_vlb_100M_1500K": (64, None, "cosine", 4000, True, False, 0.0, 121.1),
+    "cifar10_uncond_50M_500K": (32, None, "cosine", 4000, True, False, 0.3, 52.5),
+    "cifar10_uncond_vlb_50M_500K": (32, None, "cosine", 4000, True, False, 0.3, 52.5),
+    "imagenet64_cond_270M_250K": (64, 1000, "cosine", 4000, False, False, 0.0, 273.0),
+    "upsample_cond_500K": (256, 1000, "linear", 4000, False, False, 0.0, 279.8),
+    "lsun_uncond_100M_1200K_bs128": (256, None, "linear", 1000, False, False, 0.0, 113.7),
+    "lsun_uncond_100M_2400K_bs64": (256, None, "linear", 1000, False, False, 0.0, 113.7),
+    "64x64_diffusion": (64, 1000, "cosine", 1000, False, True, 0.1, 295.9),
+    "128x128_diffusion": (128, 1000, "linear", 1000, False, False, 0.0, 421.5),
+    "256x256_diffusion": (256, 1000, "linear", 1000, False, False, 0.0, 553.8),
+    "256x256_diffusion_uncond": (256, None, "linear", 1000, False, False, 0.0, 552.8),
+    "512x512_diffusion": (512, 1000, "linear", 1000, False, False, 0.0, 559.0),
+    "lsun_bedroom": (256, None, "linear", 1000, False, False, 0.1, 552.8),
+    "lsun_cat": (256, None, "linear", 1000, False, False, 0.1, 552.8),
+    "lsun_horse": (256, None, "linear", 1000, False, False, 0.1, 552.8),
+    "lsun_horse_nodropout": (256, None, "linear", 1000, False, False, 0.0, 552.8),
+    "64x64_classifier": (64, 1000, "cosine", 1000, False, False, 0.0, 65.4),
+    "128x128_classifier": (128, 1000, "linear", 1000, False, False, 0.0, 42.6),
+    "256x256_classifier": (256, 1000, "linear", 1000, False, False, 0.0, 54.1),
+    "512x512_classifier": (512, 1000, "linear", 1000, False, False, 0.0, 54.5),
+    "64_256_upsampler": (256, 1000, "linear", 1000, False, False, 0.0, 311.8),
+    "128_512_upsampler": (512, 1000, "linear", 1000, False, False, 0.0, 308.8),
+}
+
+
+def test_published_flags_are_those_of_the_readmes() -> None:
+    assert FLAGS.keys() == PUBLISHED.keys()
+    for name, (size, classes, schedule, T, rescaled, new, dropout, millions) in FLAGS.items():
+        known, network = PUBLISHED[name], _built(PUBLISHED[name])
+        assert (known.image_size, known.classes, known.schedule, known.T) == (size, classes, schedule, T), name
+        assert (known.rescaled, known.new_attention_order) == (rescaled, new), name
+        assert {m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)} == {dropout}, name
+        count = sum(parameter.numel() for parameter in network.parameters())
+        assert count / 1e6 == pytest.approx(millions, abs=0.06), name
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -151,6 +199,45 @@ def test_a_published_checkpoint_becomes_a_run(cifar10: Path, tmp_path: Path) -> 
     said = run("convert", f"from={cifar10}", "published=64x64_diffusion", "to=run", f"out={tmp_path}/no", expect=1)
     assert "keys are missing, first" in said
     assert "its tensors fit cifar10_uncond_50M_500K" in said
+
+
+def test_a_classifier_travels_and_guides(runs: dict[str, Path], tmp_path: Path) -> None:
+    run("convert", f"from={runs['classifier']}", "to=run", f"out={tmp_path}/judge", "data=digits")
+    drawn = []
+    for judge in (runs["classifier"], tmp_path / "judge"):
+        run(
+            *("sample", f"run={runs['plain']}", "n=2", "labels=3", "sampler.steps=3", "threads=1"),
+            *("guidance=classifier", f"guidance.classifier={judge}", f"hydra.run.dir={tmp_path}/{judge.name}_drawn"),
+        )
+        drawn.append(np.load(tmp_path / f"{judge.name}_drawn" / "samples.npz")["arr_0"])
+    assert np.array_equal(*drawn)
+
+
+def test_a_published_classifier_becomes_a_run(tmp_path: Path) -> None:
+    known = PUBLISHED["64x64_classifier"]
+    network = randomised(_built(known).to_empty(device="cpu"))
+    torch.save(openai.to_openai(network), tmp_path / "64x64_classifier.pt")
+    run("convert", f"from={tmp_path}/64x64_classifier.pt", "to=run", f"out={tmp_path}/run", "data=imagenet64")
+    config, judge, _ = load_classifier(str(tmp_path / "run"), "ema")
+    assert (config.task.name, judge.process.T, config.data.num_classes) == ("classifier", 1000, 1000)
+
+
+def test_a_file_is_read_whole_or_not_at_all(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Bytes that are changed in the middle of the tensors meet their checksum."""
+    run("convert", f"from={runs['hybrid']}", "to=openai", f"out={tmp_path}/model.pt")
+    data = bytearray((tmp_path / "model.pt").read_bytes())
+    whole, refused = read_tensors(tmp_path / "model.pt"), 0
+    for place in range(len(data) // 8, len(data), len(data) // 8):
+        flipped = data.copy()
+        flipped[place] ^= 0x10
+        (tmp_path / "flipped.pt").write_bytes(flipped)
+        try:
+            found = read_tensors(tmp_path / "flipped.pt")
+        except ValueError as error:
+            refused += "is damaged" in str(error)
+        else:  # a byte of the padding between tensors, which nothing reads
+            assert all(torch.equal(value, whole[key]) for key, value in found.items())
+    assert refused >= 4
 
 
 def test_training_goes_on_from_a_folder_and_needs_it_no_more(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -250,7 +337,7 @@ def test_misuse_is_told_in_a_sentence_and_leaves_nothing(runs: dict[str, Path], 
             [f"from={runs['hybrid']}", "to=run", out, "data=digits", "data.num_classes=7"],
             "has 10 classes and data=digits 7",
         ),
-        ([f"from={runs['classifier']}", "to=diffusers", out], "does not say its schedule and what it predicts"),
+        ([f"from={runs['classifier']}", "to=diffusers", out], "is a classifier, which guides and draws nothing"),
         ([f"from={cifar10}", "to=diffusers", out], "tells its network (t - 1) * 0.25"),
         (["from=nowhere", "to=run", out], "there is nothing at nowhere"),
         ([f"from={tmp_path}/empty", "to=run", out], "holds no config.json"),
@@ -264,7 +351,7 @@ def test_misuse_is_told_in_a_sentence_and_leaves_nothing(runs: dict[str, Path], 
         assert "Traceback" not in said
         assert "must not run" not in said
     assert not (tmp_path / "out").exists()
-    assert not list(tmp_path.glob("partial*"))
+    assert not list(tmp_path.glob(".converting*"))
     pretrained = ["network=pretrained", f"hydra.run.dir={tmp_path}/run", "logger=csv"]
     for arguments, sentence in [
         ([], "network.path"),

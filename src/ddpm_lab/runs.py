@@ -136,13 +136,17 @@ def output_folder(run: str | None, pretrained: str | None, samples: str | None =
     if run is not None:
         return checked_run(run)
     kind = "evaluations" if pretrained is None else "pretrained"
-    return Path("outputs") / kind / Path(str(samples or pretrained)).stem
+    source = Path(str(samples or pretrained))
+    return Path("outputs") / kind / (source.stem if source.suffix in (".pt", ".ckpt", ".npz") else source.name)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """The folder's metrics.json, empty if there is none."""
     path = folder / "metrics.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}): move it away") from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

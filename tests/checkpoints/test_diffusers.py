@@ -241,6 +241,34 @@ def test_bin_files_and_old_names_of_attention_are_read(tmp_path: Path) -> None:
     assert torch.equal(*both)
 
 
+def test_the_first_published_pipelines_lie_in_one_folder(tmp_path: Path) -> None:
+    """As google/ddpm-cifar10-32 does: config.json, weights, scheduler_config.json and model_index.json side by side."""
+    DDPMPipeline(theirs(HO), DDPMScheduler(variance_type="fixed_large")).save_pretrained(tmp_path)
+    wanted = diffusers.load(tmp_path)
+    for index in (True, False):
+        flat = tmp_path / f"flat_{index}"
+        flat.mkdir()
+        for path in [*(tmp_path / "unet").iterdir(), *(tmp_path / "scheduler").iterdir()]:
+            shutil.copy(path, flat)
+        if index:
+            shutil.copy(tmp_path / "model_index.json", flat)
+        found = diffusers.load(flat)
+        assert found.scheduler == wanted.scheduler
+        assert found.image_size == 16
+        assert torch.equal(found.network.conv_in.weight, wanted.network.conv_in.weight)
+
+
+def test_sizes_are_square_and_may_be_left_unsaid(tmp_path: Path) -> None:
+    theirs(HO).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for said, size in (([16, 16], 16), (None, None)):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "sample_size": said}))
+        assert diffusers.load(tmp_path).image_size == size
+    (tmp_path / "config.json").write_text(json.dumps({**config, "sample_size": [16, 8]}))
+    with pytest.raises(ValueError, match="only square images"):
+        diffusers.load(tmp_path)
+
+
 class Evil:
     def __reduce__(self) -> tuple:
         return (print, ("this must not run",))
@@ -278,6 +306,9 @@ def test_foreign_and_damaged_folders(tmp_path: Path, capsys: pytest.CaptureFixtu
     refused(folder(block_out_channels=[32, 32, 64]), "have another shape, first .* describes another network")
     refused(folder(layers_per_block=1), "are unexpected, first")
     refused(folder(layers_per_block=3), "keys are missing, first")
+    refused(folder(block_out_channels=[]), "make no network")
+    refused(folder(block_out_channels=["a", 3]), "make no network")
+    refused(folder(in_channels=None), "make no network")
     (folder() / "config.json").write_text("{")
     refused(tmp_path / "copy", "cannot be read as JSON")
     (folder() / "config.json").write_text("[]")
@@ -285,7 +316,7 @@ def test_foreign_and_damaged_folders(tmp_path: Path, capsys: pytest.CaptureFixtu
     (folder() / weights.name).unlink()
     refused(tmp_path / "copy", "holds no weights", FileNotFoundError)
     (folder() / weights.name).write_bytes(weights.read_bytes()[:5000])
-    refused(tmp_path / "copy", "is damaged or holds more than plain tensors")
+    refused(tmp_path / "copy", "is damaged, or holds more")
     for evil in ({"conv_in.weight": Evil()}, [1, 2], {"a": 3}):
         copy = folder()
         (copy / weights.name).unlink()
@@ -331,6 +362,9 @@ def test_what_diffusers_cannot_do_is_not_written() -> None:
         ({"prediction_type": "flow"}, "prediction_type='flow'"),
         ({"variance_type": "learned"}, "variance_type='learned'"),
         ({"beta_schedule": "laplace"}, "beta_schedule='laplace'"),
+        ({"_class_name": "ScoreSdeVpScheduler"}, "is a ScoreSdeVpScheduler: only DDPMScheduler"),
+        ({"variance_type": None}, "variance_type=None"),
+        ({"trained_betas": "many"}, "trained_betas='many', which are no numbers"),
     ],
 )
 def test_schedulers_that_are_not_here(option: dict[str, Any], sentence: str) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddpm_lab.checkpoints.slots import Slots
+from ddpm_lab.checkpoints.tensors import read_tensors
 from ddpm_lab.networks.adm_unet import ADMUNet
 from ddpm_lab.networks.blocks import Attention, Downsample, ResidualBlock
 from ddpm_lab.networks.ho_unet import EPS, HoUNet
@@ -75,11 +74,11 @@ class Plan(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A network in eval mode, how it was built for images of which size, and its scheduler_config.json, if there is one."""
+    """A network in eval mode, how it was built, for images of which size (None: not said), and its scheduler_config.json."""
 
     network: Network
     plan: Plan
-    image_size: int
+    image_size: int | None
     scheduler: dict[str, Any] | None
 
 
@@ -95,14 +94,13 @@ def load(folder: str | Path) -> Loaded:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: give one that holds a UNet2DModel or a DDPMPipeline.")
-    scheduler = None
-    if (folder / "model_index.json").is_file():
-        parts = _json(folder / "model_index.json")
-        if "unet" not in parts:
-            raise ValueError(f"{folder} is a pipeline without unet ({', '.join(parts)}): give one of a UNet2DModel.")
-        if (folder / "scheduler" / "scheduler_config.json").is_file():
-            scheduler = _json(folder / "scheduler" / "scheduler_config.json")
-        folder = folder / "unet"
+    parts = _json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {"unet": []}
+    if "unet" not in parts:
+        raise ValueError(f"{folder} is a pipeline without unet ({', '.join(parts)}): give one of a UNet2DModel.")
+    # The first pipelines that were published have all their files in one folder.
+    schedulers = [folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"]
+    scheduler = next((_json(path) for path in schedulers if path.is_file()), None)
+    folder = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} holds no config.json: it is not the folder of a UNet2DModel or of a pipeline."
@@ -111,16 +109,19 @@ def load(folder: str | Path) -> Loaded:
     kind = config.get("_class_name", "UNet2DModel")
     if kind not in ("UNet2DModel", "UNetUnconditionalModel"):
         raise ValueError(f"{folder} holds a {kind}, and only UNet2DModel can be read.")
-    halvings = len(config.get("block_out_channels", DEFAULTS["block_out_channels"])) - 1
-    size = config.get("sample_size")
-    size = size if isinstance(size, int) else 8 * 2**halvings  # any that can be halved as often names the same levels
-    planned = plan(config, size, str(folder / "config.json"))
-    network = planned.build(size)
+    try:
+        size = _size(config.get("sample_size"))
+        # Without a size, any that can be halved as often names the same levels.
+        drawn = size or 8 * 2 ** (len(config.get("block_out_channels", DEFAULTS["block_out_channels"])) - 1)
+        planned = plan(config, drawn, str(folder / "config.json"))
+        network = planned.build(drawn)
+    except (TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"{folder}/config.json has options that make no network ({error}): get it again.") from None
     paths = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     if not paths:
         raise FileNotFoundError(f"{folder} holds no weights: neither {WEIGHTS[0]} nor {WEIGHTS[1]}.")
     slots(network).fill(
-        _current(read_weights(paths[0])), f"Its config.json describes another network than {paths[0].name}."
+        _current(read_tensors(paths[0])), f"Its config.json describes another network than {paths[0].name}."
     )
     return Loaded(network.eval(), planned, size, scheduler)
 
@@ -267,21 +268,6 @@ def slots(network: Network) -> Slots:
     return table
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Plain tensors of a .safetensors file or of a pickle of nothing else. Raises ValueError for any other."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged or holds more than plain tensors ({type(error).__name__}): get it again."
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds something other than a dict of tensors: it is not the weights of a model.")
-    return state
-
-
 def save_unet(folder: Path, network: Network, image_size: int) -> None:
     """Write config.json and the weights as safetensors. Raises ValueError for what a UNet2DModel cannot do."""
     config = describe(network, image_size)
@@ -348,6 +334,15 @@ def _current(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             key = ".".join([*parts[:-2], renamed[parts[-2]], parts[-1]])
         found[key] = value
     return found
+
+
+def _size(sample_size: object) -> int | None:
+    """Of square images: n of n or [n, n]; None where it is not said."""
+    if isinstance(sample_size, list) and len(sample_size) == 2 and sample_size[0] == sample_size[1]:
+        sample_size = sample_size[0]
+    if sample_size is not None and (not isinstance(sample_size, int) or sample_size < 1):
+        raise ValueError(f"sample_size={sample_size}: only square images can be read.")
+    return sample_size
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Weights of improved-diffusion and guided-diffusion, both ways."""
 
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_lab.checkpoints.slots import Slots
+from ddpm_lab.checkpoints.tensors import read_tensors
 from ddpm_lab.networks.adm_unet import ADMUNet
 from ddpm_lab.networks.blocks import Attention, ResidualBlock
 from ddpm_lab.networks.levels import DownLevel, UpLevel
@@ -116,7 +116,7 @@ def fill(
     Raises:
         ValueError: as `load`; a mismatch ends in the advice.
     """
-    state = source if isinstance(source, Mapping) else read(source)
+    state = source if isinstance(source, Mapping) else read_tensors(source)
     _slots(network, use_new_attention_order).fill(state, advice)
     return network.eval()
 
@@ -154,25 +154,6 @@ def _pool(name: str, head_channels: int | None) -> Callable[[Sequence[int], int,
             f"No pool {name!r}: choose from adaptive, spatial, spatial_v2, attention (which needs num_head_channels)."
         )
     return pools[name]
-
-
-def read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
-    """The tensors of a `.pt` file. Raises ValueError for a file of anything else."""
-    if os.path.isdir(path):
-        raise ValueError(f"{os.fspath(path)} is a folder: give the .pt file in it.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{os.fspath(path)} is not a file of plain tensors, and nothing else is unpickled: "
-            "give a state dict as the public code saves it (model*.pt or ema*.pt)."
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"{os.fspath(path)} holds something other than a dict of tensors: "
-            "give a state dict as the public code saves it (model*.pt or ema*.pt)."
-        )
-    return state
 
 
 def _slots(network: Network, new_order: bool) -> Slots:

@@ -9,6 +9,7 @@ class Published(NamedTuple):
     """preset: in conf/network. classes: of labels, None for an unconditional model. schedule: in conf/schedule.
 
     rescaled: the network's time is (t - 1) * 1000 / T ("rescale_timesteps"). kind: "diffusion", "classifier" or "upsampler".
+    dropout: in place of the preset's.
     """
 
     preset: str
@@ -19,6 +20,7 @@ class Published(NamedTuple):
     rescaled: bool
     new_attention_order: bool = False
     kind: str = "diffusion"
+    dropout: float | None = None
 
     @property
     def time_scale(self) -> float:
@@ -63,9 +65,9 @@ PUBLISHED = {
     "256x256_diffusion": _guided("adm_256", 256, 1000),
     "256x256_diffusion_uncond": _guided("adm_256", 256, None),
     "512x512_diffusion": _guided("adm_512", 512, 1000),
-    "lsun_bedroom": _guided("adm_256", 256, None),
-    "lsun_cat": _guided("adm_256", 256, None),
-    "lsun_horse": _guided("adm_256", 256, None),
+    "lsun_bedroom": _guided("adm_256", 256, None)._replace(dropout=0.1),
+    "lsun_cat": _guided("adm_256", 256, None)._replace(dropout=0.1),
+    "lsun_horse": _guided("adm_256", 256, None)._replace(dropout=0.1),
     "lsun_horse_nodropout": _guided("adm_256", 256, None),
     "64x64_classifier": _guided("adm_classifier_64", 64, 1000, "cosine", kind="classifier"),
     "128x128_classifier": _guided("adm_classifier_128", 128, 1000, kind="classifier"),

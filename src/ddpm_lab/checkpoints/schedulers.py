@@ -16,6 +16,8 @@ from ddpm_lab.diffusion.variances import FixedLarge, FixedSmall, LearnedRange, V
 PREDICTIONS: dict[str, type] = {"epsilon": Epsilon, "sample": Start, "v_prediction": Velocity}
 VARIANCES: dict[str, type] = {"fixed_small": FixedSmall, "fixed_large": FixedLarge, "learned_range": LearnedRange}
 
+KINDS = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")  # of the same process; how they walk is ours to choose
+
 
 class Scheduled(NamedTuple):
     """What a scheduler's config says. betas: [T] float64. clip: whether x_0 is clamped to [-1, 1]."""
@@ -53,13 +55,17 @@ def read(config: Mapping[str, Any]) -> Scheduled:
 
     Raises ValueError for options that are not here.
     """
+    kind = config.get("_class_name", "DDPMScheduler")
+    if kind not in KINDS:
+        raise ValueError(f"The scheduler is a {kind}: only {', '.join(KINDS)} can be read.")
     for option in ("thresholding", "rescale_betas_zero_snr"):
         if config.get(option, False):
             raise ValueError(f"The scheduler has {option}=true, which is not here.")
     if config.get("clip_sample_range", 1.0) != 1.0:
         raise ValueError(f"The scheduler clips x_0 to ±{config['clip_sample_range']}: only ±1 is here.")
     prediction = config.get("prediction_type", "epsilon")
-    variance = config.get("variance_type", "fixed_small").replace("fixed_small_log", "fixed_small")  # the same
+    variance = config.get("variance_type", "fixed_small")
+    variance = "fixed_small" if variance == "fixed_small_log" else variance  # the same
     for name, known, what in ((prediction, PREDICTIONS, "prediction_type"), (variance, VARIANCES, "variance_type")):
         if name not in known:
             raise ValueError(f"The scheduler has {what}={name!r}: only {', '.join(known)} can be read.")
@@ -68,7 +74,12 @@ def read(config: Mapping[str, Any]) -> Scheduled:
 
 def _betas(config: Mapping[str, Any]) -> Tensor:
     if config.get("trained_betas") is not None:
-        return torch.tensor(config["trained_betas"], dtype=torch.float64)
+        try:
+            return torch.tensor(config["trained_betas"], dtype=torch.float64)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"The scheduler has trained_betas={config['trained_betas']!r}, which are no numbers."
+            ) from None
     T = config.get("num_train_timesteps", 1000)
     start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
     kind = config.get("beta_schedule", "linear")

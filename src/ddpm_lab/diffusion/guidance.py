@@ -142,7 +142,7 @@ class Autoguided(Extrapolated):
         rescale: float = 0.0,
     ) -> None:
         super().__init__(denoiser, scale, interval, rescale)
-        if not torch.equal(denoiser.process.alpha_bar, weak.process.alpha_bar):
+        if not denoiser.process.same_as(weak.process):
             raise ValueError("the weak model was trained on another schedule; take one of the same schedule and T")
         for name in ("prediction", "variance"):
             strong_has, weak_has = (type(getattr(d, name)).__name__ for d in (denoiser, weak))

@@ -43,6 +43,10 @@ class Process(Tables):
         log_alpha_bar = torch.cat([0 * one, torch.cumsum(torch.log1p(-betas), 0)])
         self.register_buffer("log_alpha_bar", log_alpha_bar, persistent=False)
 
+    def same_as(self, other: Process) -> bool:
+        """Whether both make the same noise at every timestep, up to rounding of tables that travelled."""
+        return self.T == other.T and torch.allclose(self.alpha_bar.cpu(), other.alpha_bar.cpu(), rtol=1e-9, atol=1e-12)
+
     @by_number
     def alpha_bar_at(self, t: Tensor) -> Tensor:
         """alpha_bar_t."""

@@ -51,7 +51,7 @@ def plan(
         )
     sizes = [image_size // 2**i for i in range(len(channel_mult))]
     return [
-        Level(size, int(multiplier * model_channels), size in attention_resolutions)
+        Level(size, round(multiplier * model_channels), size in attention_resolutions)
         for size, multiplier in zip(sizes, channel_mult, strict=True)
     ]
 

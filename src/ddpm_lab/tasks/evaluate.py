@@ -19,7 +19,7 @@ from ddpm_lab.evaluation.report import Report
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
 from ddpm_lab.tasks.building import build_extractor, find_device, set_threads
-from ddpm_lab.tasks.foreign import check_source, load_model
+from ddpm_lab.tasks.foreign import check_source, load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
 
 
@@ -54,7 +54,7 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
     run, denoiser, step = load_model(config)
     denoiser.to(device)
     data, dataset = run.data, instantiate(run.data.dataset)
-    about: dict[str, Any] = {"weights": str(config.weights), "step": step, "commit": runs.commit()}
+    about: dict[str, Any] = {"weights": weights_of(config), "step": step, "commit": runs.commit()}
     if config.n is None:
         _check_nothing_steers(config, "add n=…, how many images are drawn")
     # What cannot be sampled is refused before the bound, which can take long.

@@ -15,6 +15,7 @@ from ddpm_lab import runs
 from ddpm_lab.checkpoints import diffusers, openai, schedulers
 from ddpm_lab.checkpoints.published import PUBLISHED, Published
 from ddpm_lab.checkpoints.schedulers import Scheduled
+from ddpm_lab.checkpoints.tensors import read_tensors
 from ddpm_lab.diffusion import schedules
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.predictions import Epsilon
@@ -22,6 +23,7 @@ from ddpm_lab.diffusion.process import Process
 from ddpm_lab.diffusion.variances import LearnedRange
 from ddpm_lab.networks.adm_unet import ADMUNet
 from ddpm_lab.networks.ho_unet import HoUNet
+from ddpm_lab.networks.noisy_classifier import NoisyClassifier
 from ddpm_lab.networks.super_resolution import SuperResolutionUNet
 from ddpm_lab.tasks.building import load_any, load_run
 
@@ -33,7 +35,8 @@ class Foreign(NamedTuple):
 
     network: with its weights. node: what config.network must say to build it. image_size, channels, num_classes: of the images
     and labels it was trained on. scheduled: its process and what its output means; None where the file does not say, or for a
-    classifier. time_scale: of its time. about: for people. step: how long it was trained, 0 if not known.
+    classifier. betas: of its process; None where the file does not say. time_scale: of its time. about: for people. step: how
+    long it was trained, 0 if not known. folder: of the run that it is.
     """
 
     network: nn.Module
@@ -44,7 +47,14 @@ class Foreign(NamedTuple):
     scheduled: Scheduled | None
     time_scale: float
     about: str
+    betas: Tensor | None = None
     step: int = 0
+    folder: Path | None = None
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it gives log-probabilities of classes, and no images."""
+        return isinstance(self.network, NoisyClassifier)
 
 
 def read(path: str, format: str = "auto", published: str | None = None, weights: str | int = "ema") -> Foreign:
@@ -99,6 +109,8 @@ def load_model(config: DictConfig) -> tuple[DictConfig, Denoiser, int]:
     betas, prediction, variance, clip = check_walk(source, f"network.path={path}")
     if clip != config.sampler.clip:
         print(f"note: its scheduler says sampler.clip={str(clip).lower()} (x_0 clamped to [-1, 1])", flush=True)
+    if config.data is None and source.num_classes is not None:
+        print("note: its labels all count as classes; data=… says which of them stands for none", flush=True)
     if config.data is not None:
         data = OmegaConf.create(OmegaConf.to_container(config.data, resolve=True))
     else:
@@ -125,6 +137,10 @@ def check_walk(source: Foreign, name: str) -> Scheduled:
     """What sampling needs to know of a model. Raises ValueError where its files do not say it."""
     if is_upsampler(source.network):
         raise ValueError(f"{name} needs a small image beside the noisy one, which no sampler here gives it")
+    if source.is_classifier:
+        raise ValueError(
+            f"{name} is a classifier, which guides and draws nothing: convert.py brings it into to=run or openai"
+        )
     if source.scheduled is None:
         raise ValueError(
             f"{name} does not say its schedule and what it predicts: take a folder with a scheduler beside the network (a "
@@ -149,15 +165,42 @@ def labels_of(source: Foreign, data: DictConfig) -> dict[str, Any]:
         raise ValueError(
             f"the model has {K} classes and data={data.name} {data.num_classes}: name its data with data=…"
         )
+    if source.is_classifier:
+        return {}
     return {"class_conditional": K is not None, "label_dropout": 0.1 if with_none else 0.0}
 
 
 def settle(config: DictConfig) -> None:
-    """Put the shape of a pretrained network in the place of the path it came from: a run does not need that file again."""
-    if config.network._target_ == f"{__name__}.pretrained":
-        node = read(config.network.path, config.network.format, config.network.published).node
-        with open_dict(config):
-            config.network = node
+    """Put the shape of a pretrained network in the place of its path, so that what the run leaves needs that file no more.
+
+    Says where its weights were trained to be asked in another way than they will be.
+    """
+    if config.network._target_ != f"{__name__}.pretrained":
+        return
+    source = read(config.network.path, config.network.format, config.network.published)
+    with open_dict(config):
+        config.network = source.node
+    if source.scheduled is None:
+        return
+    betas = instantiate(config.schedule)
+    same = len(betas) == len(source.scheduled.betas) and torch.allclose(betas, source.scheduled.betas, rtol=1e-3)
+    _, prediction, variance, _ = source.scheduled
+    differs = {
+        f"prediction={type(prediction).__name__}": config.prediction._target_.endswith(f".{type(prediction).__name__}"),
+        f"variance={type(variance).__name__}": config.variance._target_.endswith(f".{type(variance).__name__}"),
+        f"another schedule (T = {len(source.scheduled.betas)})": same,
+        f"time_scale={source.time_scale:g}": config.time_scale == source.time_scale,
+    }
+    others = [what for what, equal in differs.items() if not equal]
+    if others:
+        print(
+            f"note: {source.about} was trained with {', '.join(others)}, and will be asked otherwise here", flush=True
+        )
+
+
+def weights_of(config: DictConfig) -> str:
+    """Which weights are meant, for protocols: of a run those of weights=…, else those of the file."""
+    return f"network.path={config.network.path}" if config.run is None else str(config.weights)
 
 
 def _outputs(network: nn.Module) -> int | None:
@@ -166,7 +209,9 @@ def _outputs(network: nn.Module) -> int | None:
 
 
 def _looks_like(path: Path) -> str:
-    if path.suffix == ".ckpt" or (path / "config.yaml").is_file():
+    if path.is_dir() and not (path / "config.json").is_file() and not (path / "model_index.json").is_file():
+        return "run" if (path / "config.yaml").is_file() else "diffusers"
+    if path.suffix == ".ckpt":
         return "run"
     if path.is_dir():
         return "diffusers"
@@ -178,53 +223,49 @@ def _looks_like(path: Path) -> str:
 def _run(path: Path, published: str | None, weights: str | int) -> Foreign:
     config, model, step = load_any(str(path), weights)
     data = config.data
+    betas = model.process.beta(torch.arange(1, model.process.T + 1), torch.arange(model.process.T))
     scheduled = None
+    classes = data.num_classes
     if config.task.name == "diffusion":
-        betas = model.process.beta(torch.arange(1, model.process.T + 1), torch.arange(model.process.T))
-        scheduled = Scheduled(betas, model.prediction, model.variance, clip=True)
-    labels = data.num_classes + (config.label_dropout > 0) if config.class_conditional else None
-    classes = data.num_classes if config.task.name == "classifier" else labels
+        clip = config.sampler.clip if "sampler" in config else True
+        scheduled = Scheduled(betas, model.prediction, model.variance, clip)
+        classes = data.num_classes + (config.label_dropout > 0) if config.class_conditional else None
     node: Any = OmegaConf.to_container(config.network, resolve=True)
+    shape = data.image_size, data.channels, classes
     about = f"{config.task.name} model of {data.name}, {step} steps"
     return Foreign(
-        model.network,
-        node,
-        data.image_size,
-        data.channels,
-        classes,
-        scheduled,
-        config.time_scale,
-        about,
-        step,
+        model.network, node, *shape, scheduled, config.time_scale, about, betas, step, runs.checked_run(path)
     )
 
 
 def _diffusers(path: Path, published: str | None, weights: str | int) -> Foreign:
+    _check_one_set(path, weights)
     loaded = diffusers.load(path)
+    if loaded.image_size is None:
+        raise ValueError(
+            f"{path} does not say how large its images are: write sample_size into the config.json of its network"
+        )
     plan = loaded.plan
     node = {"_target_": f"{plan.network_class.__module__}.{plan.network_class.__name__}", **plan.options}
     scheduled = None if loaded.scheduler is None else schedulers.read(loaded.scheduler)
-    return Foreign(
-        loaded.network,
-        node,
-        loaded.image_size,
-        plan.in_channels,
-        plan.num_classes,
-        scheduled,
-        1.0,
-        f"diffusers' {path.name}",
-    )
+    shape = loaded.image_size, plan.in_channels, plan.num_classes
+    betas = None if scheduled is None else scheduled.betas
+    return Foreign(loaded.network, node, *shape, scheduled, 1.0, f"diffusers' {path.name}", betas)
 
 
 def _openai(path: Path, published: str | None, weights: str | int) -> Foreign:
-    state = openai.read(path)
+    _check_one_set(path, weights)
+    state = read_tensors(path)
     name = path.stem if published is None else published
     if name not in PUBLISHED:
         fitting = _fitting(state)
         raise ValueError(
             f"{path} has no name of a published checkpoint, so its flags are not known: "
-            + (f"its tensors fit {', '.join(fitting)}; add " if fitting else "its tensors fit none of them; else add ")
-            + "published=… (network.published=… elsewhere)"
+            + (
+                f"its tensors fit {', '.join(fitting)}; add published=… (network.published=… elsewhere)"
+                if fitting
+                else "its tensors fit none of them; in Python ddpm_lab.checkpoints.openai.load(path, **flags) reads any"
+            )
         )
     known = PUBLISHED[name]
     network = _built(known).to_empty(device="cpu")
@@ -232,19 +273,16 @@ def _openai(path: Path, published: str | None, weights: str | int) -> Foreign:
     if not openai.fits(network, state):
         advice += f", and its tensors fit {', '.join(_fitting(state)) or 'no published checkpoint'}."
     openai.fill(network, state, use_new_attention_order=known.new_attention_order, advice=advice)
-    node: Any = OmegaConf.to_container(OmegaConf.load(PRESETS / f"{known.preset}.yaml"))
+    node: Any = OmegaConf.to_container(_preset(known))
     betas = (schedules.linear if known.schedule == "linear" else schedules.cosine)(known.T)
     scheduled = None if known.kind == "classifier" else Scheduled(betas, Epsilon(), LearnedRange(), clip=True)
-    return Foreign(
-        network,
-        node,
-        known.image_size,
-        3,
-        known.classes,
-        scheduled,
-        known.time_scale,
-        f"OpenAI's {name}",
-    )
+    shape = known.image_size, 3, known.classes
+    return Foreign(network, node, *shape, scheduled, known.time_scale, f"OpenAI's {name}", betas)
+
+
+def _check_one_set(path: Path, weights: str | int) -> None:
+    if weights != "ema":
+        raise ValueError(f"weights={weights} chooses among a run's, and {path} holds one set: leave weights out")
 
 
 def _fitting(state: Mapping[str, Tensor]) -> list[str]:
@@ -254,13 +292,25 @@ def _fitting(state: Mapping[str, Tensor]) -> list[str]:
 
 def _built(known: Published) -> Any:
     """The network of a published checkpoint, without storage."""
-    config = OmegaConf.load(PRESETS / f"{known.preset}.yaml")
-    assert isinstance(config, DictConfig)
     outputs = {} if known.kind == "classifier" else {"out_channels": 6}
     with torch.device("meta"):
         return instantiate(
-            config, image_size=known.image_size, in_channels=3, num_classes=known.classes, **outputs, _convert_="all"
+            _preset(known),
+            image_size=known.image_size,
+            in_channels=3,
+            num_classes=known.classes,
+            **outputs,
+            _convert_="all",
         )
+
+
+def _preset(known: Published) -> DictConfig:
+    """Its options in conf/network."""
+    config = OmegaConf.load(PRESETS / f"{known.preset}.yaml")
+    assert isinstance(config, DictConfig)
+    if known.dropout is not None:
+        config.dropout = known.dropout
+    return config
 
 
 def is_upsampler(network: nn.Module) -> bool:

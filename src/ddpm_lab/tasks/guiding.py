@@ -107,7 +107,7 @@ def classifier(
     judge.to(_device(denoiser)).requires_grad_(False)
     name = f"guidance.classifier={classifier}"
     _check_images(name, of_classifier, run)
-    if not torch.equal(judge.process.alpha_bar, denoiser.process.alpha_bar):
+    if not denoiser.process.same_as(judge.process):
         raise ValueError(
             f"{name} was trained on another schedule ({_schedule(of_classifier)}) than the model ({_schedule(run)}): its "
             "images of timestep t have other noise; train it with the model's schedule"
@@ -214,7 +214,11 @@ def _device(denoiser: Denoiser) -> torch.device:
 
 
 def _schedule(run: DictConfig) -> str:
-    options = ", ".join(f"{key}={value}" for key, value in run.schedule.items() if key != "_target_")
+    options = ", ".join(
+        f"{len(value)} {key}" if isinstance(value, ListConfig) else f"{key}={value}"
+        for key, value in run.schedule.items()
+        if key != "_target_"
+    )
     return f"{run.schedule._target_.rsplit('.', 1)[-1]} with {options}"
 
 

@@ -13,7 +13,7 @@ from ddpm_lab import runs
 from ddpm_lab.data.images import read_images
 from ddpm_lab.pixels import to_float
 from ddpm_lab.tasks.building import find_device, set_threads
-from ddpm_lab.tasks.foreign import load_model
+from ddpm_lab.tasks.foreign import load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
 
 
@@ -53,7 +53,7 @@ def sample(config: DictConfig) -> None:
         **samples.protocol(),
         "task": {"name": task.name, **vars(task)},
         "images": config.images,
-        "weights": str(config.weights),
+        "weights": weights_of(config),
         "step": step,
         "commit": runs.commit(),
         **done.protocol,
