@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 # (every later start is twice as fast).
 UV := UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --python $(BIN)/python
 .DEFAULT_GOAL := help
-.PHONY: help setup train test kills check format lock clean
+.PHONY: help setup train test kills bench check format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -30,6 +30,9 @@ test: $(STAMP)  ## run all tests
 kills: $(STAMP)  ## kill runs 100 times at every kind of moment; each must end bitwise as one never killed: half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills
 
+bench: $(STAMP)  ## time everything beside the peers: about 20 minutes on an idle machine; results in benchmarks/results/
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run
+
 check: $(STAMP)  ## lint, types and the architecture test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,7 +44,7 @@ format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 lock: $(STAMP)  ## resolve requirements.lock anew
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra sweeps --universal --generate-hashes --no-annotate --no-header \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra sweeps --extra bench --universal --generate-hashes --no-annotate --no-header \
 	    --python-version 3.11 --upgrade --quiet -o requirements.lock
 
 clean:  ## remove .venv and caches; outputs/ is kept

@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "sweeps": {"evaluation", "folders"},
     "folders": set(),
     "jobs": set(),
-    "cli": {"runs", "folders", "jobs", "sweeps"},
+    "cli": {"runs", "folders", "jobs", "sweeps", "usage"},
+    "usage": set(),
     "tasks": {
         *("training", "callbacks", "evaluation", "metrics", "diffusion", "samplers", "data", "ranks", "runs"),
         *("folders", "jobs", "sweeps", "steering", "checkpoints", "networks"),

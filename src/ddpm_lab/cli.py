@@ -34,6 +34,7 @@ from ddpm_lab.folders import (
 )
 from ddpm_lab.jobs import SWEEP, JobFailedError, needs_processes, run_job
 from ddpm_lab.sweeps import FAILED, read_result
+from ddpm_lab.usage import usage
 
 # Errors that say what was wrong in their message; anything else is a bug and shows its traceback.
 LOST = "another process of this job has ended; what it said is above"
@@ -83,6 +84,9 @@ def door(config_name: str, task: str, *also: str) -> None:
             return math.nan  # the other jobs go on
 
     try:
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            print(usage(config_name, _root(), [argument for argument in sys.argv[1:] if "=" in argument]))
+            return
         hydra.main(version_base="1.3", config_path=str(_root() / "conf"), config_name=config_name)(main)()
     except Exception as error:
         _tell(error, config_name)

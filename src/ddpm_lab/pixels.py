@@ -22,7 +22,7 @@ def to_float(images: Tensor) -> Tensor:
             f"to_float takes uint8 pixels in 0..255 and got {images.dtype}: pass the bytes as they were read."
         )
     # A divisor on the device: by a Python number CUDA multiplies with the rounded reciprocal and differs from the CPU.
-    return images.to(torch.float32) / torch.full((), 127.5, device=images.device) - 1
+    return images.to(torch.float32).div_(torch.full((), 127.5, device=images.device)).sub_(1)
 
 
 def to_uint8(x: Tensor) -> Tensor:

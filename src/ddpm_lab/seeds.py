@@ -20,6 +20,17 @@ def mix(*names: int) -> int:
     return int(np.random.SeedSequence(names).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def reseed(seed: int, device: torch.device) -> None:
+    """Start torch's global random numbers of the CPU and of the device anew.
+
+    torch.manual_seed does so for every kind of device there is: of those not in use it remembers each call for later, with its
+    whole stack, which takes longer than a small network's step and never ends.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 class ImageNoise:
     """randn_like whose row k is the noise of one image alone: image k of a seed is the same at any batch size and rank.
 

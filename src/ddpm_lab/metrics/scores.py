@@ -39,13 +39,16 @@ class NotComputableError(Exception):
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (Heusel et al. 2017, equation 6).
 
-    The trace of the root is the sum of the roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric.
+    The trace of the root is the sum of the roots of the eigenvalues of C_a C_b, which are those of the symmetric R^T C_b R
+    for any R with C_a = R R^T: its Cholesky factor or, of fewer images than features, the root of its eigenvalues.
     """
     mean_a, C_a = a
     mean_b, C_b = (part.to(mean_a.device) for part in b)
-    values, axes = torch.linalg.eigh(C_a)
-    root = axes * values.clamp(min=0).sqrt() @ axes.T
-    trace = torch.linalg.eigvalsh(root @ C_b @ root).clamp(min=0).sqrt().sum()
+    root, failed = torch.linalg.cholesky_ex(C_a)
+    if failed:
+        values, axes = torch.linalg.eigh(C_a)
+        root = axes * values.clamp(min=0).sqrt()
+    trace = torch.linalg.eigvalsh(root.T @ C_b @ root).clamp(min=0).sqrt().sum()
     return float(((mean_a - mean_b) ** 2).sum() + C_a.trace() + C_b.trace() - 2 * trace)
 
 

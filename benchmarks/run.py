@@ -1,0 +1,132 @@
+"""Everything that is claimed of speed, in one go: `make bench`, or `python -m benchmarks.run rounds=7 parts=sampling,data`.
+
+Ours and the peers from the registry take turns on one thread; what is printed are medians of the rounds' ratios. Writes
+benchmarks/results/<machine>.json, .md and .png. improved-diffusion takes part where PYTHONPATH names a checkout of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from benchmarks import pipeline, sampling, training
+from benchmarks.paired import ROUNDS, Row
+
+from ddpm_lab.runs import commit
+
+RESULTS = Path(__file__).parent / "results"
+PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
+    "update": training.update_rows,
+    "training": lambda rounds: training.rows(rounds, compile=True),
+    "memory": lambda rounds: pipeline.memory_rows(),
+    "lightning": pipeline.lightning_rows,
+    "loop": sampling.loop_rows,
+    "sampling": sampling.rows,
+    "data": pipeline.data_rows,
+    "bound": lambda rounds: pipeline.bound_rows(),
+    "fid": pipeline.fid_rows,
+    "start": pipeline.start_rows,
+}
+PEERS = ("torch", "diffusers", "denoising-diffusion-pytorch", "torch-fidelity", "torchvision", "lightning")
+
+
+def machine() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        flags = Path("/proc/cpuinfo").read_text()
+        if found:
+            return found[1] + (" with AMX" if "amx_bf16" in flags else "")
+    return platform.processor() or platform.machine()
+
+
+def cell(value: float | None, unit: str) -> str:
+    """A number with as many digits as say something."""
+    if value is None:
+        return ""
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{text} {unit}".strip()
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    lines = ["| part | what | peer | ours | theirs | times better (quartiles) | goal | aim | met |", "|" + "---|" * 9]
+    for row in rows:
+        times = f"**{row.ratio[1]:.2f}** ({row.ratio[0]:.2f} to {row.ratio[2]:.2f})" if row.ratio else ""
+        unit = "" if row.ratio else row.unit
+        sign = "" if row.bar is None else "≥ " if row.ratio or not row.least else "≤ "
+        goal = sign + cell(row.bar, unit) if row.bar is not None else ""
+        met = {True: "yes", False: "**no**", None: ""}[row.met]
+        cells = (
+            row.part, row.name, row.peer, cell(row.ours, row.unit), cell(row.theirs, row.unit), times, goal,
+            cell(row.aim, unit), met,
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def chart(rows: list[Row], path: Path, title: str) -> None:
+    """A bar for each ratio, its quartiles as a line, and a mark where its goal stands."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row.ratio is not None and row.part != "bits/dim"]
+    figure = Figure(figsize=(9, 0.24 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    colours = {"improved-diffusion": "tab:green", "diffusers": "tab:blue", "lucidrains": "tab:orange"}
+    for y, row in enumerate(reversed(rows)):
+        low, median, high = row.ratio  # type: ignore[misc]
+        axes.barh(y, median, color=colours.get(row.peer, "tab:grey"), label=row.peer)
+        axes.plot([low, high], [y, y], color="black", linewidth=1.2)
+        if row.bar is not None:
+            axes.plot([row.bar] * 2, [y - 0.45, y + 0.45], color="tab:red", linewidth=2)
+    axes.set_yticks(range(len(rows)), [f"{row.part}: {row.name}" for row in reversed(rows)], fontsize=7)
+    axes.set_xscale("log", base=2)
+    ticks = [0.5, 1, 2, 4, 8, 16]
+    axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_title(title, fontsize=9)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    handles = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    axes.legend(handles.values(), handles.keys(), fontsize=7, title="how many times better than", title_fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Run the parts that were asked for, all if none were."""
+    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    unknown = options.keys() - {"rounds", "parts", "out"}
+    parts = options.get("parts", ",".join(PARTS)).split(",")
+    if unknown or not set(parts) <= PARTS.keys():
+        sys.exit(f"error: options are rounds=, out= and parts= of {', '.join(PARTS)}")
+    rounds, out = int(options.get("rounds", ROUNDS)), Path(options.get("out", RESULTS))
+    torch.set_num_threads(1)
+    start, rows = time.perf_counter(), []
+    for part in parts:
+        print(f"{part} …", file=sys.stderr, flush=True)
+        with contextlib.redirect_stderr(io.StringIO()):  # the peers' progress bars
+            rows += list(PARTS[part](rounds))
+    minutes = (time.perf_counter() - start) / 60
+    versions = ", ".join(f"{name} {version(name)}" for name in PEERS)
+    title = f"{machine()}, one thread, CPU seconds, {rounds} rounds, {minutes:.0f} min, commit {commit()}"
+    text = f"{title}\n\n{versions}\n\n{table(rows)}\n"
+    print(text)
+    out.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^A-Za-z0-9]+", "_", machine()).strip("_").lower()
+    (out / f"{name}.md").write_text(text)
+    (out / f"{name}.json").write_text(
+        json.dumps({"about": title, "rows": [row._asdict() for row in rows]}, indent=1) + "\n"
+    )
+    chart(rows, out / f"{name}.png", title)
+
+
+if __name__ == "__main__":
+    main()
