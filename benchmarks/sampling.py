@@ -17,6 +17,7 @@ from ddpm_lab.diffusion.schedules import linear
 from ddpm_lab.diffusion.variances import FixedSmall
 from ddpm_lab.samplers.ancestral import Ancestral
 from ddpm_lab.samplers.ddim import DDIM
+from ddpm_lab.tasks.building import in_precision
 
 Walk = Callable[[], Any]
 T, STEPS = 1000, 10  # the loops are linear in their steps
@@ -37,13 +38,9 @@ class Nothing(nn.Module):
 def our_walk(network: nn.Module, batch: int, sampler: DDIM | Ancestral, bf16: bool = False) -> Walk:
     """A walk of ten steps."""
     denoiser = Denoiser(network.eval(), Process(linear(T)), Epsilon(), FixedSmall())
+    denoiser = in_precision(denoiser, "bf16" if bf16 else "fp32")
     x = noise(batch)
-
-    def walk() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            sampler(denoiser, x)
-
-    return walk
+    return torch.inference_mode()(lambda: sampler(denoiser, x))  # as samplers/generate.py
 
 
 def noise(batch: int) -> Tensor:

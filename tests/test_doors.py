@@ -112,6 +112,12 @@ def test_sample_is_the_same_image_at_any_batch_size(trained: Path, tmp_path: Pat
 def test_sample_and_evaluate_write_into_the_run_folder(trained: Path) -> None:
     run("sample", f"run={trained}", "n=3", "sampler=ancestral", "sampler.steps=5", "weights=raw")
     assert np.load(trained / "samples.npz")["arr_0"].shape == (3, 8, 8, 1)
+    whole = np.load(trained / "samples.npz")["arr_0"].astype(int)
+    options = ["n=3", "sampler=ancestral", "sampler.steps=5", "weights=raw", "precision=bf16"]
+    run("sample", f"run={trained}", *options)
+    assert 0 < abs(np.load(trained / "samples.npz")["arr_0"].astype(int) - whole).mean() < 2  # grey levels
+    assert json.loads((trained / "samples.json").read_text())["protocol"]["precision"] == "bf16"
+    assert "neither fp32 nor bf16" in run("sample", f"run={trained}", "n=3", "precision=fp8", expect=1)
     before = json.loads((trained / "metrics.json").read_text())
     texts = []
     for _ in range(2):

@@ -12,7 +12,7 @@ from ddpm_lab.samplers.sampler import Sampler
 from ddpm_lab.seeds import ImageNoise
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     denoiser: Denoiser,
     sampler: Sampler,

@@ -15,6 +15,7 @@ from ddpm_lab import runs
 from ddpm_lab.diffusion.classifier import Classifier
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.process import Process
+from ddpm_lab.networks.precision import InBfloat16
 
 
 def build_denoiser(config: DictConfig) -> Denoiser:
@@ -92,6 +93,15 @@ def _load(
     runs.check_same(checkpoint, state, model.network.state_dict())
     model.network.load_state_dict(state)
     return config, model.eval(), loaded["global_step"]
+
+
+def in_precision(denoiser: Denoiser, precision: str) -> Denoiser:
+    """The denoiser with its network in fp32, as it is trained, or in bf16. Raises ValueError for any other."""
+    if precision == "fp32":
+        return denoiser
+    if precision != "bf16":
+        raise ValueError(f"precision={precision} is neither fp32 nor bf16")
+    return denoiser.with_network(InBfloat16(denoiser.network)).eval()
 
 
 def build_extractor(config: DictConfig, data: DictConfig | None, device: torch.device) -> Any:
