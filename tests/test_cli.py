@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ddpm_lab.cli import _tell
+from tests.doors import run
 
 
 def sentence(error: Exception, capsys: pytest.CaptureFixture[str]) -> str:
@@ -32,3 +33,20 @@ def test_memory_names_what_to_change(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert _tell(KeyError("x"), "train") == "KeyError: 'x'"
     assert "KeyError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("door", ["train", "sample", "evaluate", "convert", "report", "stats"])
+def test_help_names_every_choice_of_the_door_and_every_option(door: str) -> None:
+    told = run("evaluate", "stats", "--help") if door == "stats" else run(door, "--help")
+    groups, options = told.split("Options (")
+    assert ("python evaluate.py stats [" if door == "stats" else f"python {door}.py [") in groups
+    has = {line.split()[0] for line in groups.splitlines() if line.startswith("  ") and "-" not in line.split()[0]}
+    assert ("schedule" in has) == (door == "train")
+    assert ("guidance" in has) == (door in ("sample", "evaluate"))
+    assert ("task" in has) == (door in ("train", "sample"))
+    if door == "train":
+        assert "  schedule          cosine constant" in groups  # what is taken stands first
+        assert "nichol2021/cifar10_hybrid" in groups
+        assert "  schedule          linear " in run(door, "--help", "schedule=linear")
+    assert "\nhydra:" not in options
+    assert {"convert": "\nfrom: ???", "report": "\nrun: "}.get(door, "\nseed: 0") in options

@@ -54,8 +54,10 @@ def door(config_name: str, task: str, *also: str) -> None:
 
     also: tasks, each with a configuration of its own name, that the command line may name as its first word.
     """
+    command = Path(sys.argv[0]).name
     if sys.argv[1:2] and sys.argv[1] in also:
         config_name = task = sys.argv.pop(1)
+        command = f"{command} {task}"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and the errors are told below
     remember_command_line()
 
@@ -85,7 +87,7 @@ def door(config_name: str, task: str, *also: str) -> None:
 
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
-            print(usage(config_name, _root(), [argument for argument in sys.argv[1:] if "=" in argument]))
+            print(usage(command, config_name, _root(), [argument for argument in sys.argv[1:] if "=" in argument]))
             return
         hydra.main(version_base="1.3", config_path=str(_root() / "conf"), config_name=config_name)(main)()
     except Exception as error:

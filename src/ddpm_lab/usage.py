@@ -9,8 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf, open_dict
 
 
-def usage(config_name: str, root: Path, overrides: list[str]) -> str:
-    """The help of root/<config_name>.py, with the overrides of its command line.
+def usage(command: str, config_name: str, root: Path, overrides: list[str]) -> str:
+    """The help of a command whose options are root/conf/<config_name>.yaml, with the overrides of its command line.
 
     Hydra's own lists every group of all doors, and takes a second for it.
     """
@@ -18,7 +18,7 @@ def usage(config_name: str, root: Path, overrides: list[str]) -> str:
     with initialize_config_dir(str(root / "conf"), version_base="1.3"):
         config = compose(config_name, overrides, return_hydra_config=True)
     lines = [
-        f"python {config_name}.py [group=choice …] [key=value …]",
+        f"python {command} [group=choice …] [key=value …]",
         "",
         "  -m          a job for each of the values in a list: schedule=linear,cosine",
         "  --cfg job   print the options and do nothing",
