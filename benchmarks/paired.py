@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 Clock = Callable[[], float]
 ROUNDS = 7
+UNLIKE = ("lucidrains",)  # of another architecture: shown beside the others, and no measure
 
 
 class Row(NamedTuple):
@@ -89,8 +90,8 @@ def compared(
             scale * statistics.median(mine),
             scale * statistics.median(seconds[peer]),
             ratio(seconds[peer], mine),
-            bar,
-            aim,
+            None if peer in UNLIKE else bar,
+            None if peer in UNLIKE else aim,
         )
         for peer in peers
         if peer in seconds

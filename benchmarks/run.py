@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import platform
 import re
 import sys
@@ -100,25 +101,8 @@ def chart(rows: list[Row], path: Path, title: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    """Run the parts that were asked for, all if none were."""
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    unknown = options.keys() - {"rounds", "parts", "out"}
-    parts = options.get("parts", ",".join(PARTS)).split(",")
-    if unknown or not set(parts) <= PARTS.keys():
-        sys.exit(f"error: options are rounds=, out= and parts= of {', '.join(PARTS)}")
-    rounds, out = int(options.get("rounds", ROUNDS)), Path(options.get("out", RESULTS))
-    torch.set_num_threads(1)
-    start, rows = time.perf_counter(), []
-    for part in parts:
-        print(f"{part} …", file=sys.stderr, flush=True)
-        with contextlib.redirect_stderr(io.StringIO()):  # the peers' progress bars
-            rows += list(PARTS[part](rounds))
-    minutes = (time.perf_counter() - start) / 60
-    versions = ", ".join(f"{name} {version(name)}" for name in PEERS)
-    title = f"{machine()}, one thread, CPU seconds, {rounds} rounds, {minutes:.0f} min, commit {commit()}"
-    text = f"{title}\n\n{versions}\n\n{table(rows)}\n"
-    print(text)
+def save(rows: list[Row], out: Path, title: str, text: str) -> None:
+    """Write the table, its numbers and the chart, under the machine's name."""
     out.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^A-Za-z0-9]+", "_", machine()).strip("_").lower()
     (out / f"{name}.md").write_text(text)
@@ -126,6 +110,36 @@ def main() -> None:
         json.dumps({"about": title, "rows": [row._asdict() for row in rows]}, indent=1) + "\n"
     )
     chart(rows, out / f"{name}.png", title)
+
+
+def main() -> None:
+    """Run the parts that were asked for, all if none were; only all of them, or out=…, leave files."""
+    options = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+    parts = options.get("parts", ",".join(PARTS)).split(",")
+    rounds = options.get("rounds", str(ROUNDS))
+    if (
+        options.keys() - {"rounds", "parts", "out"}
+        or not set(parts) <= PARTS.keys()
+        or not rounds.isdigit()
+        or int(rounds) < 2
+    ):
+        sys.exit(f"error: options are rounds= (at least 2), out= and parts= of {', '.join(PARTS)}")
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        sys.exit("error: the peers must have one thread too: OMP_NUM_THREADS=1 python -m benchmarks.run, or make bench")
+    out = options.get("out", str(RESULTS) if set(parts) == PARTS.keys() else None)
+    torch.set_num_threads(1)
+    start, rows = time.perf_counter(), []
+    for part in parts:
+        print(f"{part} …", file=sys.stderr, flush=True)
+        with contextlib.redirect_stderr(io.StringIO()):  # the peers' progress bars
+            rows += list(PARTS[part](int(rounds)))
+    minutes = (time.perf_counter() - start) / 60
+    versions = ", ".join(f"{name} {version(name)}" for name in PEERS)
+    title = f"{machine()}, one thread, CPU seconds, {rounds} rounds, {minutes:.0f} min, commit {commit()}"
+    text = f"{title}\n\n{versions}\n\n{table(rows)}\n"
+    print(text)
+    if out is not None:
+        save(rows, Path(out), title, text)
 
 
 if __name__ == "__main__":

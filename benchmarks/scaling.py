@@ -76,18 +76,18 @@ def main() -> None:
             f"{calls[0]:,.0f} to {calls[1]:,.0f} | {words} | {scale * days[0]:.1f} to {scale * days[1]:.1f} {unit} |"
         )
     print(
-        "\n| network | state, GiB: one GPU or DDP | the same, `adam_sharded` over 8 / 64 | activations, GiB/image: fp32 / bf16 "
-        "| images that fit in 78 GiB, bf16: DDP / `adam_sharded` over 8 |"
+        "\n| network | state, GiB: one GPU / DDP / DDP with `adam_sharded` over 8 / over 64 | "
+        "activations of an image, GiB in fp32 | images in 78 GiB of one GPU, fp32 |"
     )
-    print("|" + "---|" * 5)
+    print("|" + "---|" * 4)
     for preset, (parameters, _, saved) in found.items():
-        whole = parameters * STATE / 2**30
-        shared = [parameters * (STATE - 8 + 8 / ranks) / 2**30 for ranks in (8, 64)]
-        half = saved / 2 / 2**30
-        fits = [int((78 - state) / half) for state in (whole, shared[0])]
+        # DDP keeps a second copy of the gradients, in the buckets that it sends.
+        states = [
+            parameters * size / 2**30 for size in (STATE, STATE + 4, STATE + 4 - 8 + 8 / 8, STATE + 4 - 8 + 8 / 64)
+        ]
+        image = saved / 2**30
         print(
-            f"| `{preset}` | {whole:.2f} | {shared[0]:.2f} / {shared[1]:.2f} | {2 * half:.3f} / {half:.3f} | "
-            f"{fits[0]:,} / {fits[1]:,} |"
+            f"| `{preset}` | {' / '.join(f'{state:.2f}' for state in states)} | {image:.3f} | {(78 - states[0]) / image:,.0f} |"
         )
 
 

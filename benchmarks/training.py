@@ -20,6 +20,7 @@ from ddpm_lab.diffusion.process import Process
 from ddpm_lab.diffusion.schedules import linear
 from ddpm_lab.diffusion.timesteps import Uniform
 from ddpm_lab.diffusion.variances import FixedLarge
+from ddpm_lab.seeds import mix, reseed
 from ddpm_lab.training.ema import EMA
 from ddpm_lab.training.means import Means
 
@@ -43,6 +44,7 @@ def our_step(shape: Shape, *, bf16: bool = False, compile: bool = False, channel
         x = x.to(memory_format=torch.channels_last)
 
     def step() -> None:
+        reseed(mix(0, 0, 1), x.device)
         with autocast(bf16):
             t, weight = timesteps.draw(len(x))
             losses = objective(denoiser, x, t)
@@ -100,7 +102,7 @@ def diffusers_step(shape: Shape, bf16: bool = False) -> Step:
     return step
 
 
-def lucidrains_step(shape: Shape, bf16: bool = False) -> Step:
+def lucidrains_step(shape: Shape) -> Step:
     """As denoising-diffusion-pytorch's Trainer: GaussianDiffusion, clipping, Adam, EMA every tenth step."""
     import ema_pytorch
     from denoising_diffusion_pytorch import GaussianDiffusion
@@ -114,8 +116,7 @@ def lucidrains_step(shape: Shape, bf16: bool = False) -> Step:
     x = (images(shape) + 1) / 2
 
     def step() -> None:
-        with autocast(bf16):
-            loss = diffusion(x)
+        loss = diffusion(x)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
         optimizer.step()
@@ -125,7 +126,7 @@ def lucidrains_step(shape: Shape, bf16: bool = False) -> Step:
     return step
 
 
-def improved_step(shape: Shape, bf16: bool = False) -> Step:
+def improved_step(shape: Shape) -> Step:
     """As improved-diffusion's TrainLoop: its own losses, sampler, gradient norm by parameter, AdamW and average."""
     from improved_diffusion import gaussian_diffusion as gd
     from improved_diffusion.nn import update_ema
@@ -150,8 +151,7 @@ def improved_step(shape: Shape, bf16: bool = False) -> Step:
                 parameter.grad.detach_()
                 parameter.grad.zero_()
         t, weights = sampler.sample(len(x), torch.device("cpu"))
-        with autocast(bf16):
-            loss = (diffusion.training_losses(network, x, t)["loss"] * weights).mean()
+        loss = (diffusion.training_losses(network, x, t)["loss"] * weights).mean()
         loss.backward()
         sum((parameter.grad**2).sum().item() for parameter in parameters)
         optimizer.step()
@@ -172,13 +172,15 @@ def rows(rounds: int, compile: bool) -> Iterator[Row]:
         if compile and name == "demo16":
             sides["bf16 + compile"] = our_step(shape, bf16=True, compile=True, channels_last=True)
         sides |= {peer: STEPS[peer](shape) for peer in NETWORKS}
+        sides["diffusers in bf16"] = diffusers_step(shape, bf16=True)
         seconds = take_turns(sides, rounds, repeat={"demo16": 3, "demo28": 2}.get(name, 1))
         bars = {"fp32": BARS[name], "bf16": BARS_BF16[name], "bf16 + compile": (1.55, 2.0)}
         for kind, (bar, aim) in bars.items():
             if kind in sides:
-                yield from compared(
-                    seconds, kind, NETWORKS, part="training step", name=f"{name}, {kind}", bar=bar, aim=aim
-                )
+                title = f"{name}, {kind}" + ("" if kind == "fp32" else " beside their fp32")
+                yield from compared(seconds, kind, NETWORKS, part="training step", name=title, bar=bar, aim=aim)
+        both = f"{name}, both in bf16"
+        yield from compared(seconds, "bf16", ["diffusers in bf16"], part="training step", name=both)
 
 
 def update_rows(rounds: int) -> Iterator[Row]:

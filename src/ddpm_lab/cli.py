@@ -87,7 +87,10 @@ def door(config_name: str, task: str, *also: str) -> None:
 
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
-            print(usage(command, config_name, _root(), [argument for argument in sys.argv[1:] if "=" in argument]))
+            given = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+            if {"-m", "--multirun"} & set(sys.argv[1:]):
+                given = [argument for argument in given if "," not in argument]
+            print(usage(command, config_name, _root(), given))
             return
         hydra.main(version_base="1.3", config_path=str(_root() / "conf"), config_name=config_name)(main)()
     except Exception as error:

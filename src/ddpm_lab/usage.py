@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -32,7 +33,12 @@ def usage(command: str, config_name: str, root: Path, overrides: list[str]) -> s
             lines.append(f"  {group:<18}{' '.join([str(chosen or '(none)'), *names])}")
     with open_dict(config):
         del config["hydra"]
-    return "\n".join([*lines, "", "Options (key=value, and key.inner=value):", "", OmegaConf.to_yaml(config)])
+    said = dict(re.findall(r"^(\w+):.*?# (.+)$", (root / "conf" / f"{config_name}.yaml").read_text(), re.MULTILINE))
+    options = []
+    for line in OmegaConf.to_yaml(config).splitlines():
+        comment = said.get(line.split(":")[0])
+        options.append(line if comment is None else f"{line:<32} # {comment}")
+    return "\n".join([*lines, "", "Options (key=value, and key.inner=value):", "", *options])
 
 
 def _choices(root: Path, config_name: str, group: str) -> list[str]:

@@ -42,21 +42,24 @@ class Linear(nn.Module):
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)
 @pytest.mark.parametrize("variance", VARIANCES, ids=name)
 @pytest.mark.parametrize("schedule", ["cosine", "jsd"])
-def test_a_step_is_the_same(prediction: Prediction, variance: Variance, schedule: str) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_a_step_is_the_same(
+    prediction: Prediction, variance: Variance, schedule: str, dtype: torch.dtype, tolerance: float
+) -> None:
     network = Linear()
     if variance.heads == 1:
         network.register_forward_hook(lambda module, arguments, output: output[:, :3])
-    denoiser = Denoiser(network, Process(SCHEDULES[schedule](25)), prediction, variance, time_scale=0.5)
-    x = randn(4, 3, 2, 2)
+    denoiser = Denoiser(network, Process(SCHEDULES[schedule](25)), prediction, variance, time_scale=1000 / 300)
+    x = randn(4, 3, 2, 2).to(dtype)
     for t, s, above in TRIPLES:
         one = denoiser.estimate(x, t, clip=True)
         each = denoiser.estimate(x, full(4, t), clip=True)
         for a, b in zip(one, each, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
         p = denoiser.step(one, x, t, s, above)
         q = denoiser.step(each, x, full(4, t), full(4, s), None if above is None else full(4, above))
         for a, b in zip(p, q, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
         torch.testing.assert_close(
             *(
                 variance.variance(denoiser.process, one.raw_variance, x, *times).expand_as(x)
@@ -69,3 +72,14 @@ def test_the_reciprocal_of_nothing_is_nothing() -> None:
     assert reciprocal(0.0) == 0.0
     assert reciprocal(4.0) == 0.25
     assert torch.equal(reciprocal(torch.tensor([0.0, 4.0])), torch.tensor([0.0, 0.25]))
+
+
+def test_names_and_mixtures() -> None:
+    process = Process(SCHEDULES["cosine"](25))
+    assert process.beta(t=3, s=2) == process.beta(3, 2)
+    assert process.log_variance_bounds(3, 0, above=5) == process.log_variance_bounds(3, 0, 5)
+    with pytest.raises(ValueError, match="all of them the one or the other"):
+        process.beta(5, full(2, 3))
+    torch.testing.assert_close(
+        *(process.posterior(randn(2, 1), randn(2, 1), *pair) for pair in ((5, 3), (full(2, 5), full(2, 3))))
+    )

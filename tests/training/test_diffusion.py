@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ddpm_lab.seeds import reseed
 from ddpm_lab.training.diffusion import evaluating
 from ddpm_lab.training.means import Means, widest
 from ddpm_lab.training.stopwatch import Stopwatch
@@ -30,6 +31,54 @@ def test_a_limit_of_zero_clips_nothing(tmp_path: Path) -> None:
     assert not torch.equal(weights_after(tmp_path, gradient_clip_val=1e-3), free)
     assert not torch.equal(weights_after(tmp_path, gradient_clip_val=1e-3, gradient_clip_algorithm="value"), free)
     assert torch.equal(weights_after(tmp_path, gradient_clip_val=0, gradient_clip_algorithm="value"), free)
+
+
+class Gradients(lightning.Callback):
+    """Whether any gradients are left when a batch begins."""
+
+    def __init__(self) -> None:
+        self.left: list[bool] = []
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
+    ) -> None:
+        self.left.append(any(parameter.grad is not None for parameter in pl_module.denoiser.parameters()))
+
+
+@pytest.mark.parametrize(("accumulate", "left"), [(1, [False] * 4), (2, [False, True, False, True])])
+def test_gradients_are_gone_before_the_next_forward_pass(tmp_path: Path, accumulate: int, left: list[bool]) -> None:
+    seen, model = Gradients(), module()
+    options = {"accumulate_grad_batches": accumulate, "max_steps": 4 // accumulate}
+    trainer(tmp_path, seen, limit_val_batches=0, **options).fit(model, stream())
+    assert seen.left == left
+
+
+@pytest.mark.parametrize("limit", [1e-3, 1e6, 1.0])
+def test_clipping_is_torch_s_whether_it_is_needed_or_not(limit: float) -> None:
+    model = module()
+    parameters = list(model.denoiser.parameters())
+    twin = [torch.nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    optimizer = torch.optim.SGD(parameters, lr=1.0)
+    for k, (one, two) in enumerate(zip(parameters, twin, strict=True)):
+        one.grad = torch.randn(one.shape, generator=torch.Generator().manual_seed(k)) / 100
+        two.grad = one.grad.clone()
+    model.guard = None
+    model.configure_gradient_clipping(optimizer, limit, None)
+    norm = torch.nn.utils.clip_grad_norm_(twin, limit)
+    assert model.grad_norm == norm
+    assert all(torch.equal(one.grad, two.grad) for one, two in zip(parameters, twin, strict=True))
+    parameters[0].grad[0] = float("nan")
+    twin[0].grad[0] = float("nan")
+    model.configure_gradient_clipping(optimizer, limit, None)
+    torch.nn.utils.clip_grad_norm_(twin, limit)
+    assert all(one.grad.isnan().all() and two.grad.isnan().all() for one, two in zip(parameters, twin, strict=True))
+
+
+def test_reseeding_is_seeding() -> None:
+    reseed(7, torch.device("cpu"))
+    found = torch.randn(5)
+    torch.manual_seed(7)
+    assert torch.equal(found, torch.randn(5))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

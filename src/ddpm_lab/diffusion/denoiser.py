@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ddpm_lab.diffusion.gaussian import Gaussian
 from ddpm_lab.diffusion.predictions import Prediction
 from ddpm_lab.diffusion.process import Process
-from ddpm_lab.diffusion.tables import Times, expand
+from ddpm_lab.diffusion.tables import Times, expand, of_batch
 from ddpm_lab.diffusion.variances import Variance
 
 
@@ -42,9 +42,8 @@ def network_time(t: Times, time_scale: float, x_t: Tensor) -> Tensor:
     4000 timesteps apart, so that the result is at least float32.
     """
     dtype = torch.promote_types(x_t.dtype, torch.float32)
-    if not isinstance(t, Tensor):
-        return torch.full((len(x_t),), (t - 1) * time_scale, dtype=dtype, device=x_t.device)
-    return (t - 1).to(dtype) * time_scale
+    time = of_batch(t - 1, x_t, dtype)
+    return time if time_scale == 1 else time * time_scale
 
 
 class Denoiser(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.gaussian import Gaussian
-from ddpm_lab.diffusion.tables import Tables, Times, by_number, expand, lookup
+from ddpm_lab.diffusion.tables import Tables, Times, by_number, expand, lookup, of_batch
 
 # A schedule that ends in pure noise has SNR 0 there; this keeps ratios of SNRs finite. Published ones stay above 1e-10.
 LOWEST_SNR = 1e-20
@@ -98,8 +98,9 @@ class Process(Tables):
         of_x_0, of_x_t = self.posterior_coefficients(t, s)
         return expand(of_x_0, x_t) * x_0 + expand(of_x_t, x_t) * x_t
 
-    def posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Gaussian:
+    def posterior(self, x_0: Tensor, x_t: Tensor, t: Times, s: Times) -> Gaussian:
         """q(x_s | x_t, x_0) for s < t (Ho et al. 2020, equations 6 and 7). At s = 0 see log_variance_bounds."""
+        t, s = of_batch(t, x_t), of_batch(s, x_t)
         lower, _ = self.log_variance_bounds(t, s)
         return Gaussian(self.posterior_mean(x_0, x_t, t, s), expand(lower, x_t).expand_as(x_t))
 

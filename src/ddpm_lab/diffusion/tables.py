@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any, Self
 
 import torch
@@ -40,13 +41,18 @@ class Tables(nn.Module):
 def by_number(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a method (tables, *times [B]) -> numbers [B] take integers too, and return floats: computed once, and kept.
 
-    So a walk has its coefficients in double precision, without a tensor or a wait for the device at any step.
+    So a walk has its coefficients in double precision, and those after the first one need no tensors for them. Raises
+    ValueError for integers beside tensors.
     """
 
     @wraps(function)
-    def answer(tables: Tables, *times: Times | None) -> Any:
+    def answer(tables: Tables, *times: Times | None, **named: Times | None) -> Any:
+        if named:
+            times = signature(function).bind(tables, *times, **named).args[1:]
         if isinstance(times[0], Tensor):
             return function(tables, *times)
+        if any(isinstance(time, Tensor) for time in times):
+            raise ValueError("timesteps are integers, or tensors [B]: all of them the one or the other")
         key = (function.__qualname__, *times)
         if key not in tables.numbers:
             found = function(tables, *(None if time is None else torch.tensor([time]) for time in times))
@@ -63,9 +69,9 @@ def expand(values: Numbers, like: Tensor) -> Numbers:
     return values.to(like.device, like.dtype).reshape(-1, *[1] * (like.dim() - 1))
 
 
-def of_batch(t: Times, x: Tensor) -> Tensor:
-    """The timesteps [B] of x [B, ...]."""
-    return t if isinstance(t, Tensor) else torch.full((len(x),), t, device=x.device)
+def of_batch(t: Times, x: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
+    """The timesteps [B] of x [B, ...], in the dtype."""
+    return t.to(dtype) if isinstance(t, Tensor) else torch.full((len(x),), t, dtype=dtype, device=x.device)
 
 
 def choose(condition: Any, a: Numbers, b: Numbers) -> Numbers:

@@ -26,6 +26,8 @@ def generate(
 ) -> Iterator[Tensor]:
     """Yield batches of images [b, C, H, W] in about [-1, 1]: those of `seed` whose numbers are `indices`, in their order.
 
+    They are inference tensors: what is to be changed in place, or differentiated, must be cloned.
+
     shape: (C, H, W). labels: [len(indices)] or None. A rank r of W asks for the indices r, r + W, r + 2 W, ….
     """
     for start in range(0, len(indices), batch_size):

@@ -22,6 +22,7 @@ class EMA(nn.Module):
             raise ValueError(f"an EMA rate lies in [0, 1), got {rate}; set for example ema_rates=[0.9999]")
         self.rate = rate
         self.updates = 0
+        self._found: tuple[nn.Module, list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]] | None = None
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -32,10 +33,18 @@ class EMA(nn.Module):
     def update(self, live: nn.Module) -> None:
         """Move towards the live weights."""
         decay = min(self.rate, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.network.parameters()), list(live.parameters()), 1 - decay)
-        for average, buffer in zip(self.network.buffers(), live.buffers(), strict=True):
+        averages, weights, buffers = self._tensors(live)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, buffer in buffers:
             average.copy_(buffer)
         self.updates += 1
+
+    def _tensors(self, live: nn.Module) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """The parameters and buffers of both, sought once: on a GPU the search would take longer than the average."""
+        if self._found is None or self._found[0] is not live:
+            buffers = list(zip(self.network.buffers(), live.buffers(), strict=True))
+            self._found = live, list(self.network.parameters()), list(live.parameters()), buffers
+        return self._found[1:]
 
     def get_extra_state(self) -> Tensor:
         """The number of updates, a plain tensor in the checkpoint."""
