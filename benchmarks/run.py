@@ -128,14 +128,14 @@ def main() -> None:
         sys.exit("error: the peers must have one thread too: OMP_NUM_THREADS=1 python -m benchmarks.run, or make bench")
     out = options.get("out", str(RESULTS) if set(parts) == PARTS.keys() else None)
     torch.set_num_threads(1)
-    start, rows = time.perf_counter(), []
+    start, rows, measured = time.perf_counter(), [], commit()
     for part in parts:
         print(f"{part} …", file=sys.stderr, flush=True)
         with contextlib.redirect_stderr(io.StringIO()):  # the peers' progress bars
             rows += list(PARTS[part](int(rounds)))
     minutes = (time.perf_counter() - start) / 60
     versions = ", ".join(f"{name} {version(name)}" for name in PEERS)
-    title = f"{machine()}, one thread, CPU seconds, {rounds} rounds, {minutes:.0f} min, commit {commit()}"
+    title = f"{machine()}, one thread, CPU seconds, {rounds} rounds, {minutes:.0f} min, commit {measured}"
     text = f"{title}\n\n{versions}\n\n{table(rows)}\n"
     print(text)
     if out is not None:

@@ -286,6 +286,24 @@ def test_foreign_and_damaged_checkpoints(trained: Path, tmp_path: Path) -> None:
     assert target.read_bytes() == whole
 
 
+def test_sampling_imports_no_trainer(trained: Path) -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['sample.py'] + sys.argv[1:]\n"
+        "runpy.run_path('sample.py', run_name='__main__')\n"
+        "print('HEAVY', sorted({'lightning', 'torchvision', 'torchmetrics', 'torch_fidelity', 'wandb'} & set(sys.modules)))"
+    )
+    arguments = [f"run={trained}", "n=2", "sampler.steps=2"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "HEAVY []" in done.stdout, done.stdout[-500:]
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["shedule=cosine"], ["--cfg", "job"]])
 def test_answers_about_options_import_nothing_heavy(arguments: list[str]) -> None:
     code = (

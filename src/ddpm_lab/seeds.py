@@ -42,7 +42,10 @@ class ImageNoise:
 
     def normal(self, *shape: int) -> Tensor:
         """The next standard normal numbers of every image, [len(indices), *shape]."""
-        return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in self.generators])
+        noise = torch.empty(len(self.generators), *shape, device=self.generators[0].device)
+        for generator, row in zip(self.generators, noise, strict=True):
+            row.normal_(generator=generator)
+        return noise
 
     def uniform(self) -> Tensor:
         """The next number in [0, 1) of every image, [len(indices)] float64 on the CPU, in steps of 2^-24."""
