@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.process import Process
-from ddpm_lab.diffusion.tables import Times, expand, reciprocal
+from ddpm_lab.diffusion.tables import Times, combine, reciprocal
 
 
 class Prediction(Protocol):
@@ -42,7 +42,7 @@ class Epsilon:
         """x_0 from eps."""
         signal, noise = process.scales(t)
         of_x_t = reciprocal(signal)
-        return expand(of_x_t, x_t) * x_t - expand(of_x_t * noise, x_t) * output
+        return combine(of_x_t, x_t, -of_x_t * noise, output)
 
     def scale(self, process: Process, t: Tensor) -> Tensor:
         """SNR."""
@@ -71,12 +71,12 @@ class Velocity:
     def target(self, process: Process, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """v."""
         of_noise, of_x_0 = process.scales(t)
-        return expand(of_noise, x_0) * noise - expand(of_x_0, x_0) * x_0
+        return combine(of_noise, noise, -of_x_0, x_0)
 
     def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Times) -> Tensor:
         """x_0 = sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) v."""
         of_x_t, of_output = process.scales(t)
-        return expand(of_x_t, x_t) * x_t - expand(of_output, x_t) * output
+        return combine(of_x_t, x_t, -of_output, output)
 
     def scale(self, process: Process, t: Tensor) -> Tensor:
         """SNR + 1 = 1 / (1 - alpha_bar_t)."""
@@ -93,7 +93,7 @@ class PreviousMean:
     def x_0(self, process: Process, output: Tensor, x_t: Tensor, t: Times) -> Tensor:
         """x_0 = (mu~ - c_t x_t) / c_0 with equation 7's weights."""
         of_x_0, of_x_t = process.posterior_coefficients(t, t - 1)
-        return expand(1 / of_x_0, x_t) * output - expand(of_x_t / of_x_0, x_t) * x_t
+        return combine(1 / of_x_0, output, -of_x_t / of_x_0, x_t)
 
     def scale(self, process: Process, t: Tensor) -> Tensor:
         """The square of x_0's weight in mu~."""

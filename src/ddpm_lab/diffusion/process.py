@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.gaussian import Gaussian
-from ddpm_lab.diffusion.tables import Tables, Times, by_number, expand, lookup, of_batch
+from ddpm_lab.diffusion.tables import Tables, Times, by_number, combine, expand, lookup, of_batch
 
 # A schedule that ends in pure noise has SNR 0 there; this keeps ratios of SNRs finite. Published ones stay above 1e-10.
 LOWEST_SNR = 1e-20
@@ -77,12 +77,12 @@ class Process(Tables):
     def diffuse(self, x_0: Tensor, t: Times, noise: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise; t may be 0, where x_t is x_0."""
         of_x_0, of_noise = self.scales(t)
-        return expand(of_x_0, x_0) * x_0 + expand(of_noise, x_0) * noise
+        return combine(of_x_0, x_0, of_noise, noise)
 
     def rise(self, x_s: Tensor, s: Times, t: Times, noise: Tensor) -> Tensor:
         """x_t ~ q(x_t | x_s), s < t: sqrt(1 - beta_{t|s}) x_s + sqrt(beta_{t|s}) noise (Ho et al. 2020, equation 2)."""
         beta = self.beta(t, s)
-        return expand((1 - beta) ** 0.5, x_s) * x_s + expand(beta**0.5, x_s) * noise
+        return combine((1 - beta) ** 0.5, x_s, beta**0.5, noise)
 
     @by_number
     def posterior_coefficients(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ class Process(Tables):
     def posterior_mean(self, x_0: Tensor, x_t: Tensor, t: Times, s: Times) -> Tensor:
         """mu~, the mean of q(x_s | x_t, x_0). x_0, x_t: [B, C, H, W]; s < t."""
         of_x_0, of_x_t = self.posterior_coefficients(t, s)
-        return expand(of_x_0, x_t) * x_0 + expand(of_x_t, x_t) * x_t
+        return combine(of_x_0, x_0, of_x_t, x_t)
 
     def posterior(self, x_0: Tensor, x_t: Tensor, t: Times, s: Times) -> Gaussian:
         """q(x_s | x_t, x_0) for s < t (Ho et al. 2020, equations 6 and 7). At s = 0 see log_variance_bounds."""

@@ -69,6 +69,13 @@ def expand(values: Numbers, like: Tensor) -> Numbers:
     return values.to(like.device, like.dtype).reshape(-1, *[1] * (like.dim() - 1))
 
 
+def combine(a: Numbers, x: Tensor, b: Numbers, y: Tensor) -> Tensor:
+    """a x + b y; a and b are of each image, [B], or numbers."""
+    if isinstance(a, Tensor):
+        return expand(a, x) * x + expand(b, y) * y
+    return torch.add(a * x, y, alpha=b)
+
+
 def of_batch(t: Times, x: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
     """The timesteps [B] of x [B, ...], in the dtype."""
     return t.to(dtype) if isinstance(t, Tensor) else torch.full((len(x),), t, dtype=dtype, device=x.device)

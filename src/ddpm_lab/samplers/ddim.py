@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.diffusion.tables import combine
 from ddpm_lab.samplers.sampler import RandnLike, Sampler
 from ddpm_lab.samplers.spacings import Spacing
 
@@ -68,4 +69,4 @@ class DDIM(Sampler):
         """sqrt(alpha_bar_s) x_0 + sqrt(1 - alpha_bar_s - sigma^2) eps: equation 12 without its noise."""
         estimate = denoiser.estimate(x, t, y, clip=self.clip)
         of_noise = max(1 - alpha_bar_s - sigma**2, 0.0) ** 0.5
-        return torch.add(alpha_bar_s**0.5 * estimate.x_0, estimate.noise, alpha=of_noise)
+        return combine(alpha_bar_s**0.5, estimate.x_0, of_noise, estimate.noise)
