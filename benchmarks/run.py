@@ -26,16 +26,17 @@ from ddpm_lab.runs import commit
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
-    "update": training.update_rows,
-    "training": lambda rounds: training.rows(rounds, compile=True),
-    "memory": lambda rounds: pipeline.memory_rows(),
-    "lightning": pipeline.lightning_rows,
     "loop": sampling.loop_rows,
     "sampling": sampling.rows,
+    "lightning": pipeline.lightning_rows,
     "data": pipeline.data_rows,
     "bound": lambda rounds: pipeline.bound_rows(),
     "fid": pipeline.fid_rows,
     "start": pipeline.start_rows,
+    "memory": lambda rounds: pipeline.memory_rows(),
+    "update": training.update_rows,
+    # Last: once torch.compile has run, every call of a Python function in the process is slower.
+    "training": lambda rounds: training.rows(rounds, compile=True),
 }
 PEERS = ("torch", "diffusers", "denoising-diffusion-pytorch", "torch-fidelity", "torchvision", "lightning")
 
