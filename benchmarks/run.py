@@ -76,29 +76,44 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def chart(rows: list[Row], path: Path, title: str) -> None:
-    """A bar for each ratio, its quartiles as a line, and a mark where its goal stands."""
-    from matplotlib.figure import Figure
+COLOURS = {
+    "improved-diffusion": "tab:green",
+    "diffusers": "tab:blue",
+    "diffusers in bf16": "lightskyblue",
+    "torch-fidelity": "tab:purple",
+    "torchvision": "tab:grey",
+}
 
-    rows = [row for row in rows if row.ratio is not None and row.part != "bits/dim"]
-    figure = Figure(figsize=(9, 0.24 * len(rows) + 1.2), layout="constrained")
+
+def chart(rows: list[Row], path: Path, title: str) -> None:
+    """A bar for each ratio, its quartiles as a line, and a red mark where its goal stands; peers of one thing side by side."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    names: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.ratio is not None and row.peer in COLOURS:
+            names.setdefault(f"{row.part}: {row.name}", []).append(row)
+    figure = Figure(figsize=(8.4, 0.34 * len(names) + 1.3), layout="constrained")
     axes = figure.subplots()
-    colours = {"improved-diffusion": "tab:green", "diffusers": "tab:blue", "lucidrains": "tab:orange"}
-    for y, row in enumerate(reversed(rows)):
-        low, median, high = row.ratio  # type: ignore[misc]
-        axes.barh(y, median, color=colours.get(row.peer, "tab:grey"), label=row.peer)
-        axes.plot([low, high], [y, y], color="black", linewidth=1.2)
-        if row.bar is not None:
-            axes.plot([row.bar] * 2, [y - 0.45, y + 0.45], color="tab:red", linewidth=2)
-    axes.set_yticks(range(len(rows)), [f"{row.part}: {row.name}" for row in reversed(rows)], fontsize=7)
+    for y, group in enumerate(reversed(names.values())):
+        height = 0.8 / len(group)
+        for k, row in enumerate(group):
+            low, median, high = row.ratio  # type: ignore[misc]
+            place = y + 0.4 - height * (k + 0.5)
+            axes.barh(place, median, height, color=COLOURS[row.peer])
+            axes.plot([low, high], [place, place], color="black", linewidth=1.2)
+            if row.bar is not None:
+                axes.plot([row.bar] * 2, [place - height / 2, place + height / 2], color="tab:red", linewidth=2)
+    axes.set_yticks(range(len(names)), list(reversed(names)), fontsize=7)
     axes.set_xscale("log", base=2)
     ticks = [0.5, 1, 2, 4, 8, 16]
     axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_title(title, fontsize=9)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    handles = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    axes.legend(handles.values(), handles.keys(), fontsize=7, title="how many times better than", title_fontsize=7)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    figure.suptitle(title, fontsize=7)
+    handles = [Patch(color=colour, label=peer) for peer, colour in COLOURS.items()]
+    axes.legend(handles=handles, fontsize=7, title="how many times better than", title_fontsize=7, loc="lower right")
     figure.savefig(path, dpi=110)
 
 

@@ -144,7 +144,7 @@ def rows(rounds: int) -> Iterator[Row]:
         sides |= {peer: WALKS[peer](networks[peer], batch, kind == "ancestral") for peer in NETWORKS}
         seconds = take_turns(sides, rounds)
         for number, (bar, aim) in zip(("fp32", "bf16"), (bars[:2], bars[2:]), strict=True):
-            name = f"{kind}, batch {batch}, {number}, a step"
+            name = f"{kind}, batch {batch}, {number}{' beside their fp32' if number == 'bf16' else ''}, a step"
             yield from compared(
                 seconds, number, NETWORKS, part="sampling", name=name, scale=1e3 / STEPS, bar=bar, aim=aim
             )
