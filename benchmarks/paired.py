@@ -50,6 +50,8 @@ def take_turns(
     A round before them, which is not counted, warms every side up.
     """
     found: dict[str, list[float]] = {name: [] for name in sides}
+    gc.collect()
+    gc.freeze()  # what has been imported so far is no garbage, and need not be looked through during any side's turn
     for number in range(-1, rounds):
         for name in list(sides) if number % 2 else reversed(list(sides)):
             gc.collect()

@@ -26,9 +26,9 @@ from ddpm_lab.runs import commit
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
+    "lightning": pipeline.lightning_rows,
     "loop": sampling.loop_rows,
     "sampling": sampling.rows,
-    "lightning": pipeline.lightning_rows,
     "data": pipeline.data_rows,
     "bound": lambda rounds: pipeline.bound_rows(),
     "fid": pipeline.fid_rows,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ddpm_lab.diffusion.gaussian import Gaussian
 from ddpm_lab.diffusion.predictions import Prediction
 from ddpm_lab.diffusion.process import Process
-from ddpm_lab.diffusion.tables import Times, expand, of_batch
+from ddpm_lab.diffusion.tables import Times, combine, of_batch
 from ddpm_lab.diffusion.variances import Variance
 
 
@@ -94,7 +94,7 @@ class Denoiser(nn.Module):
     def noise(self, x_0: Tensor, x_t: Tensor, t: Times) -> Tensor:
         """The noise that leads from x_0 to x_t: (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)."""
         of_x_0, of_noise = self.process.scales(t)
-        return (x_t - expand(of_x_0, x_t) * x_0) * expand(1 / of_noise, x_t)
+        return combine(1 / of_noise, x_t, -of_x_0 / of_noise, x_0)
 
     def step(self, estimate: Estimate, x_t: Tensor, t: Times, s: Times, above: Times | None = None) -> Gaussian:
         """p(x_s | x_t) for any s < t, without a network call: q(x_s | x_t, x_0) at the estimated x_0.
