@@ -30,7 +30,7 @@ test: $(STAMP)  ## run all tests
 kills: $(STAMP)  ## kill runs 100 times at every kind of moment; each must end bitwise as one never killed: half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills
 
-bench: $(STAMP)  ## time everything beside the peers: about 20 minutes on an idle machine; results in benchmarks/results/
+bench: $(STAMP)  ## time everything beside the peers: under ten minutes on an idle machine; results in benchmarks/results/
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.run
 
 check: $(STAMP)  ## lint, types and the architecture test
