@@ -22,7 +22,7 @@ class EMA(nn.Module):
             raise ValueError(f"an EMA rate lies in [0, 1), got {rate}; set for example ema_rates=[0.9999]")
         self.rate = rate
         self.updates = 0
-        self._found: tuple[nn.Module, list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]] | None = None
+        self._found: tuple[nn.Module, list[nn.Parameter], list[nn.Parameter]] | None = None
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -33,17 +33,15 @@ class EMA(nn.Module):
     def update(self, live: nn.Module) -> None:
         """Move towards the live weights."""
         decay = min(self.rate, (1 + self.updates) / (10 + self.updates))
-        averages, weights, buffers = self._tensors(live)
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-        for average, buffer in buffers:
+        torch._foreach_lerp_(*self._parameters_of_both(live), 1 - decay)
+        for average, buffer in zip(self.network.buffers(), live.buffers(), strict=True):
             average.copy_(buffer)
         self.updates += 1
 
-    def _tensors(self, live: nn.Module) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """The parameters and buffers of both, sought once: on a GPU the search would take longer than the average."""
+    def _parameters_of_both(self, live: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Sought once, since they stay the same objects on any device; buffers do not."""
         if self._found is None or self._found[0] is not live:
-            buffers = list(zip(self.network.buffers(), live.buffers(), strict=True))
-            self._found = live, list(self.network.parameters()), list(live.parameters()), buffers
+            self._found = live, list(self.network.parameters()), list(live.parameters())
         return self._found[1:]
 
     def get_extra_state(self) -> Tensor:
