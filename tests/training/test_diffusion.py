@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm_lab.seeds import reseed
 from ddpm_lab.training.diffusion import evaluating
+from ddpm_lab.training.ema import EMA
 from ddpm_lab.training.means import Means, widest
 from ddpm_lab.training.stopwatch import Stopwatch
 from tests.callbacks.toy import known_false_alarms, module, stream, trainer
@@ -72,6 +73,22 @@ def test_clipping_is_torch_s_whether_it_is_needed_or_not(limit: float) -> None:
     model.configure_gradient_clipping(optimizer, limit, None)
     torch.nn.utils.clip_grad_norm_(twin, limit)
     assert all(one.grad.isnan().all() and two.grad.isnan().all() for one, two in zip(parameters, twin, strict=True))
+
+
+def test_an_average_follows_a_network_that_moves() -> None:
+    live = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    ema = EMA(live, 0.5)
+    for moved in (lambda module: module, lambda module: module.double()):  # another type, as another device would
+        moved(live)(torch.randn(8, 3, dtype=next(moved(live).parameters()).dtype))
+        moved(ema)
+        with torch.no_grad():
+            live[0].weight.add_(1)
+        before = ema.network[0].weight.clone()
+        decay = min(0.5, (1 + ema.updates) / (10 + ema.updates))
+        ema.update(live)
+        torch.testing.assert_close(ema.network[0].weight, decay * before + (1 - decay) * live[0].weight)
+        assert torch.equal(ema.network[1].running_mean, live[1].running_mean)
+        assert ema.network[1].num_batches_tracked == live[1].num_batches_tracked
 
 
 def test_reseeding_is_seeding() -> None:

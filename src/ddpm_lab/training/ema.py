@@ -22,7 +22,7 @@ class EMA(nn.Module):
             raise ValueError(f"an EMA rate lies in [0, 1), got {rate}; set for example ema_rates=[0.9999]")
         self.rate = rate
         self.updates = 0
-        self._found: tuple[nn.Module, list[nn.Parameter], list[nn.Parameter]] | None = None
+        self._found: tuple[nn.Module, list[Tensor], list[Tensor]] | None = None
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -33,12 +33,13 @@ class EMA(nn.Module):
     def update(self, live: nn.Module) -> None:
         """Move towards the live weights."""
         decay = min(self.rate, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(*self._parameters_of_both(live), 1 - decay)
+        averages, weights = self._parameters_of_both(live)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, buffer in zip(self.network.buffers(), live.buffers(), strict=True):
             average.copy_(buffer)
         self.updates += 1
 
-    def _parameters_of_both(self, live: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    def _parameters_of_both(self, live: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         """Sought once, since they stay the same objects on any device; buffers do not."""
         if self._found is None or self._found[0] is not live:
             self._found = live, list(self.network.parameters()), list(live.parameters())
