@@ -49,8 +49,8 @@ def convert(config: DictConfig) -> None:
     with tempfile.TemporaryDirectory(dir=nearest, prefix=".converting.") as folder:
         written = Path(folder) / out.name
         pairs = writers[config.to](config, source, written)
-        for ours, again in pairs:
-            difference, largest = _compare(source, ours, again)
+        compared = [_compare(source, ours, again) for ours, again in pairs]
+        for difference, largest in compared:
             if not difference <= TOLERANCE * max(largest, 1e-6):
                 raise ValueError(
                     f"out={out} is not written: its network differs from that of {config['from']} by {difference:.3g}, with "
@@ -60,6 +60,7 @@ def convert(config: DictConfig) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         for path in Path(folder).iterdir():
             path.replace(out.parent / path.name)
+    difference, largest = max(compared)
     print(
         f"{source.about} -> {out} ({config.to}); largest difference of outputs {difference:.3g}, outputs up to {largest:.3g}"
     )
