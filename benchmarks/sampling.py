@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from ddpm_lab.diffusion.schedules import linear
 from ddpm_lab.diffusion.variances import FixedSmall
 from ddpm_lab.samplers.ancestral import Ancestral
 from ddpm_lab.samplers.ddim import DDIM
-from ddpm_lab.tasks.building import in_precision
+from ddpm_lab.tasks.building import to_draw
 
 Walk = Callable[[], Any]
 T, STEPS = 1000, 10  # the loops are linear in their steps
@@ -37,11 +38,18 @@ class Nothing(nn.Module):
 
 
 def our_walk(
-    network: nn.Module, batch: int, sampler: DDIM | Ancestral, bf16: bool = False, *, forget: bool = False
+    network: nn.Module,
+    batch: int,
+    sampler: DDIM | Ancestral,
+    bf16: bool = False,
+    *,
+    compile: bool = False,
+    forget: bool = False,
 ) -> Walk:
-    """A walk of ten steps. forget: each walk computes its coefficients anew."""
+    """A walk of ten steps. compile: of a copy of the network. forget: each walk computes its coefficients anew."""
+    network = copy.deepcopy(network) if compile else network
     denoiser = Denoiser(network.eval(), Process(linear(T)), Epsilon(), FixedSmall())
-    denoiser = in_precision(denoiser, "bf16" if bf16 else "fp32")
+    denoiser = to_draw(denoiser, "bf16" if bf16 else "fp32", compile)
     x = noise(batch)
 
     @torch.inference_mode()  # as samplers/generate.py
@@ -148,6 +156,18 @@ def rows(rounds: int) -> Iterator[Row]:
             yield from compared(
                 seconds, number, NETWORKS, part="sampling", name=name, scale=1e3 / STEPS, bar=bar, aim=aim
             )
+
+
+def compiled_rows(rounds: int) -> Iterator[Row]:
+    """The same with compile=true, in fp32."""
+    network = awake(ours(SHAPE))
+    networks = {peer: awake(make(SHAPE)) for peer, make in NETWORKS.items()}
+    for batch in (16, 1):
+        sides = {"ours": our_walk(network, batch, DDIM(STEPS), compile=True)}
+        sides |= {peer: WALKS[peer](networks[peer], batch, ancestral=False) for peer in NETWORKS}
+        name = f"DDIM, batch {batch}, fp32 compiled beside theirs, a step"
+        seconds = take_turns(sides, rounds)
+        yield from compared(seconds, "ours", NETWORKS, part="sampling", name=name, scale=1e3 / STEPS)
 
 
 def loop_rows(rounds: int) -> Iterator[Row]:

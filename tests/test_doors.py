@@ -118,6 +118,7 @@ def test_sample_and_evaluate_write_into_the_run_folder(trained: Path) -> None:
     assert 0 < abs(np.load(trained / "samples.npz")["arr_0"].astype(int) - whole).mean() < 2  # grey levels
     assert json.loads((trained / "samples.json").read_text())["protocol"]["precision"] == "bf16"
     assert "neither fp32 nor bf16" in run("sample", f"run={trained}", "n=3", "precision=fp8", expect=1)
+    assert "compile=fast is none of" in run("evaluate", f"run={trained}", "compile=fast", expect=1)
     before = json.loads((trained / "metrics.json").read_text())
     texts = []
     for _ in range(2):
@@ -170,6 +171,22 @@ def test_a_killed_run_resumes_bitwise(tmp_path: Path, idea: list[str]) -> None:
         assert all(same_tensors(one["state"][i], two["state"][i]) for i in one["state"])
     assert scalars(whole) == scalars(killed)
     assert np.array_equal(np.load(whole / "samples.npz")["arr_0"], np.load(killed / "samples.npz")["arr_0"])
+
+
+def test_what_cannot_be_compiled_is_said(trained: Path, tmp_path: Path) -> None:
+    assert "channels_last=maybe is none of auto, true, false" in run(
+        "train", *QUICK, "channels_last=maybe", f"hydra.run.dir={tmp_path}/run", expect=1
+    )
+    found = subprocess.run(
+        command(
+            "sample", f"run={trained}", "n=2", "compile=true", "sampler.steps=4", f"hydra.run.dir={tmp_path}/drawn"
+        ),
+        env={**environment(), "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 1
+    assert found.stderr.strip().splitlines()[-1].startswith("error: compile=true builds kernels with a C++ compiler")
 
 
 def test_passes_over_the_data_labels_and_mixed_precision(tmp_path: Path) -> None:

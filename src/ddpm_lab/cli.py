@@ -38,6 +38,10 @@ from ddpm_lab.usage import usage
 
 # Errors that say what was wrong in their message; anything else is a bug and shows its traceback.
 LOST = "another process of this job has ended; what it said is above"
+NO_COMPILER = (
+    "compile=true builds kernels with a C++ compiler (on a GPU also with Triton), and none is to be found: install g++, name "
+    "one with CXX=…, or take compile=false"
+)
 SPOKEN = (
     JobFailedError,
     FloatingPointError,
@@ -129,6 +133,9 @@ def _tell(error: Exception, config_name: str) -> str:
                 break
             if isinstance(cause, RuntimeError) and re.search(r"(closed|reset) by (remote )?peer", str(cause)):
                 sentence = LOST
+                break
+            if re.search(r"No working C\+\+ compiler|Failed to find C compiler|working triton", str(cause)):
+                sentence = NO_COMPILER
                 break
             if isinstance(cause, OverrideParseException):
                 sentence = (

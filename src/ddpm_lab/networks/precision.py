@@ -15,6 +15,8 @@ class InBfloat16(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).to(torch.bfloat16)
+        if next(self.network.parameters()).is_cuda:
+            self.network.to(memory_format=torch.channels_last)  # that of its convolutions in 16 bits
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """As the network; x [B, C, H, W], t [B] in float32: bfloat16 cannot tell neighbouring timesteps apart."""

@@ -15,6 +15,7 @@ from ddpm_lab import runs
 from ddpm_lab.diffusion.classifier import Classifier
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.process import Process
+from ddpm_lab.networks.compiling import compile_network
 from ddpm_lab.networks.precision import InBfloat16
 
 
@@ -95,13 +96,31 @@ def _load(
     return config, model.eval(), loaded["global_step"]
 
 
-def in_precision(denoiser: Denoiser, precision: str) -> Denoiser:
-    """The denoiser with its network in fp32, as it is trained, or in bf16. Raises ValueError for any other."""
-    if precision == "fp32":
-        return denoiser
-    if precision != "bf16":
+def to_draw(denoiser: Denoiser, precision: str, compile: bool | str) -> Denoiser:
+    """The denoiser with its network in fp32, as it is trained, or in bf16; both compiled, if that is asked for.
+
+    Raises ValueError for any other precision, and as `compile_network`.
+    """
+    if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision={precision} is neither fp32 nor bf16")
-    return denoiser.with_network(InBfloat16(denoiser.network)).eval()
+    drawing = denoiser if precision == "fp32" else denoiser.with_network(InBfloat16(denoiser.network)).eval()
+    for network in {denoiser.network, drawing.network}:
+        compile_network(network, compile)
+    return drawing
+
+
+def channels_last(choice: bool | str, config: DictConfig) -> bool:
+    """Whether a training run's images and weights have their channels last. Raises ValueError for none of the choices.
+
+    auto: on a GPU in 16 bits, whose convolutions run in that format and convert to it from any other. On a CPU group norms
+    in it cost more than convolutions gain, and torch.compile takes it by itself.
+    """
+    if choice != "auto":
+        if not isinstance(choice, bool):
+            raise ValueError(f"channels_last={choice} is none of auto, true, false")
+        return choice
+    on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return on_gpu and str(config.trainer.precision) in ("16-mixed", "16", "bf16-mixed", "bf16")
 
 
 def build_extractor(config: DictConfig, data: DictConfig | None, device: torch.device) -> Any:

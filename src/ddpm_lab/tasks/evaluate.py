@@ -18,7 +18,7 @@ from ddpm_lab.evaluation.reference import check_fit, reference_statistics
 from ddpm_lab.evaluation.report import Report
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
-from ddpm_lab.tasks.building import build_extractor, find_device, in_precision, set_threads
+from ddpm_lab.tasks.building import build_extractor, find_device, set_threads, to_draw
 from ddpm_lab.tasks.foreign import check_source, load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
 
@@ -58,7 +58,7 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
     if config.n is None:
         _check_nothing_steers(config, "add n=…, how many images are drawn")
     # What cannot be sampled is refused before the bound, which can take long.
-    steered = guide(config.guidance, run, in_precision(denoiser, config.precision))
+    steered = guide(config.guidance, run, to_draw(denoiser, config.precision, config.compile))
     chosen, sampler = chosen_labels(config.labels, steered), instantiate(config.sampler, _convert_="all")
     bound = instantiate(config.bound)
     for split in config.splits if bound is not None else ():

@@ -10,7 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
-from ddpm_lab.tasks.building import build_classifier, build_denoiser
+from ddpm_lab.networks.compiling import compile_network
+from ddpm_lab.tasks.building import build_classifier, build_denoiser, channels_last
 
 if TYPE_CHECKING:
     from ddpm_lab.diffusion.denoiser import Denoiser
@@ -105,7 +106,7 @@ def _takes(network: DictConfig, argument: str) -> bool:
 def _module(config: DictConfig, denoiser: Denoiser, objective: object, **options: object) -> Diffusion:
     from ddpm_lab.training.diffusion import Diffusion
 
-    return Diffusion(
+    module = Diffusion(
         denoiser,
         objective,  # type: ignore[arg-type]
         instantiate(config.timestep_sampler, T=denoiser.process.T),
@@ -113,7 +114,8 @@ def _module(config: DictConfig, denoiser: Denoiser, objective: object, **options
         instantiate(config.lr_scheduler),
         ema_rates=config.ema_rates,
         seed=config.seed,
-        compile=config.compile,
-        channels_last=config.channels_last,
+        channels_last=channels_last(config.channels_last, config),
         **options,  # type: ignore[arg-type]
     )
+    compile_network(denoiser.network, config.compile)  # after its averages were copied from it
+    return module

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm_lab import runs
 from ddpm_lab.data.images import read_images
 from ddpm_lab.pixels import to_float
-from ddpm_lab.tasks.building import find_device, in_precision, set_threads
+from ddpm_lab.tasks.building import find_device, set_threads, to_draw
 from ddpm_lab.tasks.foreign import load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
 
@@ -32,7 +32,7 @@ def sample(config: DictConfig) -> None:
     run, denoiser, step = load_model(config)
     device = find_device(config.accelerator)
     denoiser.to(device)
-    steered = guide(config.guidance, run, in_precision(denoiser, config.precision))
+    steered = guide(config.guidance, run, to_draw(denoiser, config.precision, config.compile))
     shape = (run.data.channels, run.data.image_size, run.data.image_size)
     chosen = chosen_labels(config.labels, steered)
     samples = Samples(steered.denoiser.eval(), sampler, shape, config.seed, chosen, device, steered.about)

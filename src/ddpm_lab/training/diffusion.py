@@ -42,8 +42,8 @@ class Diffusion(lightning.LightningModule):
     """Trains a Denoiser, or a Classifier by its own objective, and keeps averages of its network on every rank.
 
     optimizer: parameters -> Optimizer. lr_scheduler: Optimizer -> LRScheduler, stepped once per optimizer step.
-    ema_rates: one average each; the first is what samples and evaluations use. compile: torch.compile the live network,
-    in place, so that checkpoints load without it. channels_last: the memory format of weights and images.
+    ema_rates: one average each; the first is what samples and evaluations use. channels_last: the memory format of weights
+    and images.
     conditional: labels are given to the network; in training each becomes null_label with probability label_dropout.
 
     All randomness of a step (t, noise, dropout) is a function of seed, rank and the number of the batch, so that a resumed
@@ -63,7 +63,6 @@ class Diffusion(lightning.LightningModule):
         label_dropout: float = 0.0,
         null_label: int = 0,
         seed: int = 0,
-        compile: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
@@ -80,8 +79,6 @@ class Diffusion(lightning.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             self.to(memory_format=torch.channels_last)
-        if compile:
-            denoiser.network.compile()
         self.train_means = Means()
         self.val_means = Means()
         self.grad_norm: Tensor | None = None
@@ -149,6 +146,9 @@ class Diffusion(lightning.LightningModule):
         self.trainer.optimizers[0].zero_grad()
         for ema in self.emas:
             ema.update(self.denoiser.network)  # type: ignore[operator]
+
+    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `optimizer_step` has freed them."""
 
     def configure_gradient_clipping(
         self,
