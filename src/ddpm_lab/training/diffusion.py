@@ -88,6 +88,13 @@ class Diffusion(lightning.LightningModule):
         self._validated = 0
         self._timed = False
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As every module, but for what Lightning notes forty times a step: a sixth of all the time that it adds to one."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def averaged(self, i: int = 0) -> Denoiser:
         """The denoiser with the i-th average of the network in place of the live one; the live one if there is none."""
         return self.denoiser.with_network(self.emas[i].network) if len(self.emas) else self.denoiser  # type: ignore[arg-type]
