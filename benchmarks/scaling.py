@@ -76,19 +76,19 @@ def main() -> None:
             f"{calls[0]:,.0f} to {calls[1]:,.0f} | {words} | {scale * days[0]:.1f} to {scale * days[1]:.1f} {unit} |"
         )
     print(
-        "\n| network | state, GiB: one GPU / DDP / DDP with `adam_sharded` over 8 / over 64 | "
+        "\n| network | state, GiB: one GPU / DDP / DDP with `adam_sharded` over 8 / over 64 | FSDP over 8 / over 64 | "
         "activations of an image, GiB in fp32 | images in 78 GiB of one GPU, fp32 |"
     )
-    print("|" + "---|" * 4)
+    print("|" + "---|" * 5)
     for preset, (parameters, _, saved) in found.items():
         # DDP keeps a second copy of the gradients, in the buckets that it sends.
         states = [
             parameters * size / 2**30 for size in (STATE, STATE + 4, STATE + 4 - 8 + 8 / 8, STATE + 4 - 8 + 8 / 64)
         ]
+        sharded = [states[0] / 8, states[0] / 64]
         image = saved / 2**30
-        print(
-            f"| `{preset}` | {' / '.join(f'{state:.2f}' for state in states)} | {image:.3f} | {(78 - states[0]) / image:,.0f} |"
-        )
+        told, in_shards = (" / ".join(f"{size:.2f}" for size in sizes) for sizes in (states, sharded))
+        print(f"| `{preset}` | {told} | {in_shards} | {image:.3f} | {(78 - states[0]) / image:,.0f} |")
 
 
 if __name__ == "__main__":
