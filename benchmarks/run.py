@@ -36,8 +36,8 @@ PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
     "memory": lambda rounds: pipeline.memory_rows(),
     "update": training.update_rows,
     # Last: once torch.compile has run, every call of a Python function in the process is slower.
-    "compiled": sampling.compiled_rows,
     "training": lambda rounds: training.rows(rounds, compile=True),
+    "compiled": sampling.compiled_rows,
 }
 PEERS = ("torch", "diffusers", "denoising-diffusion-pytorch", "torch-fidelity", "torchvision", "lightning")
 

@@ -174,6 +174,10 @@ def test_a_killed_run_resumes_bitwise(tmp_path: Path, idea: list[str]) -> None:
 
 
 def test_what_cannot_be_compiled_is_said(trained: Path, tmp_path: Path) -> None:
+    graphs = ["compile=reduce-overhead", "trainer.accumulate_grad_batches=2"]
+    assert "overwrite the gradients that accumulate_grad_batches=2 keeps" in run(
+        "train", *QUICK, *graphs, f"hydra.run.dir={tmp_path}/run", expect=1
+    )
     assert "channels_last=maybe is none of auto, true, false" in run(
         "train", *QUICK, "channels_last=maybe", f"hydra.run.dir={tmp_path}/run", expect=1
     )

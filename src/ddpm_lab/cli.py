@@ -39,8 +39,8 @@ from ddpm_lab.usage import usage
 # Errors that say what was wrong in their message; anything else is a bug and shows its traceback.
 LOST = "another process of this job has ended; what it said is above"
 NO_COMPILER = (
-    "compile=true builds kernels with a C++ compiler (on a GPU also with Triton), and none is to be found: install g++, name "
-    "one with CXX=…, or take compile=false"
+    "compile=true builds kernels with a C++ compiler (on a GPU with Triton and a C compiler), and none is to be found: install "
+    "gcc and g++ (or name them with CC=… and CXX=…), on a GPU also triton, or take compile=false"
 )
 SPOKEN = (
     JobFailedError,

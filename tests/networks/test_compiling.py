@@ -25,5 +25,6 @@ def test_no_other_mode_and_none_at_all() -> None:
     network = nn.Linear(3, 4)
     compile_network(network, False)
     assert network._compiled_call_impl is None
-    with pytest.raises(ValueError, match=r"compile=fast is none of false, true, default, reduce-overhead"):
-        compile_network(network, "fast")
+    for mode in ("fast", 1, None):
+        with pytest.raises(ValueError, match=rf"compile={mode} is none of false, true, default, reduce-overhead"):
+            compile_network(network, mode)  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
         )
         protocol = (
             samples.protocol()
-            | {"precision": config.precision}
+            | {"precision": config.precision, "compile": config.compile}
             | protocol_of_reference(extractor, reference, config.batch_size)
             | about
         )

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
-from ddpm_lab.networks.compiling import compile_network
+from ddpm_lab.networks.compiling import GRAPHS, compile_network
 from ddpm_lab.tasks.building import build_classifier, build_denoiser, channels_last
 
 if TYPE_CHECKING:
@@ -117,5 +117,10 @@ def _module(config: DictConfig, denoiser: Denoiser, objective: object, **options
         channels_last=channels_last(config.channels_last, config),
         **options,  # type: ignore[arg-type]
     )
-    compile_network(denoiser.network, config.compile)  # after its averages were copied from it
+    if config.compile in GRAPHS and config.trainer.accumulate_grad_batches > 1:
+        raise ValueError(
+            f"compile={config.compile} replays CUDA graphs, which overwrite the gradients that accumulate_grad_batches="
+            f"{config.trainer.accumulate_grad_batches} keeps: take compile=true or max-autotune-no-cudagraphs"
+        )
+    compile_network(denoiser.network, config.compile)
     return module

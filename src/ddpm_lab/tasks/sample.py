@@ -55,6 +55,7 @@ def sample(config: DictConfig) -> None:
         "images": config.images,
         "weights": weights_of(config),
         "precision": config.precision,
+        "compile": config.compile,
         "step": step,
         "commit": runs.commit(),
         **done.protocol,

@@ -114,6 +114,10 @@ class Diffusion(lightning.LightningModule):
             self.guard.watch(*batch, t, losses)
         return (weight * losses["loss"]).mean()
 
+    def on_train_start(self) -> None:
+        """Free what a fit that was stopped between a backward pass and its step has left."""
+        self.trainer.optimizers[0].zero_grad()
+
     def on_validation_start(self) -> None:
         """Validation is no training time."""
         self._timed = self.stopwatch.stop()
@@ -155,7 +159,7 @@ class Diffusion(lightning.LightningModule):
             ema.update(self.denoiser.network)  # type: ignore[operator]
 
     def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `optimizer_step` has freed them."""
+        """Nothing: `optimizer_step` has freed them, and `on_train_start` those of a fit before."""
 
     def configure_gradient_clipping(
         self,

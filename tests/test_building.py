@@ -1,0 +1,42 @@
+"""What is made of a configuration's choices of speed."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.diffusion.predictions import Epsilon
+from ddpm_lab.diffusion.process import Process
+from ddpm_lab.diffusion.schedules import linear
+from ddpm_lab.diffusion.variances import FixedSmall
+from ddpm_lab.tasks.building import channels_last, to_draw
+
+
+def test_both_networks_are_compiled_and_only_if_asked() -> None:
+    def compiled(precision: str, compile: bool) -> list[bool]:
+        denoiser = Denoiser(nn.Conv2d(1, 1, 1), Process(linear(100)), Epsilon(), FixedSmall())
+        drawing = to_draw(denoiser, precision, compile)
+        assert (drawing is denoiser) == (precision == "fp32")
+        return [each.network._compiled_call_impl is not None for each in (denoiser, drawing)]
+
+    for precision in ("fp32", "bf16"):
+        assert compiled(precision, True) == [True, True]
+        assert compiled(precision, False) == [False, False]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_channels_come_last_on_a_gpu_in_16_bits(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)  # the one thing that no machine has both ways
+
+    def chosen(choice: bool | str, accelerator: str, precision: str) -> bool:
+        return channels_last(
+            choice, OmegaConf.create({"trainer": {"accelerator": accelerator, "precision": precision}})
+        )
+
+    assert chosen("auto", "auto", "bf16-mixed") == gpu
+    assert chosen("auto", "gpu", "16-mixed") == gpu
+    assert not chosen("auto", "auto", "32-true")
+    assert not chosen("auto", "cpu", "bf16-mixed")
+    assert chosen(True, "cpu", "32-true")
+    assert not chosen(False, "gpu", "bf16-mixed")
