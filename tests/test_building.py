@@ -30,9 +30,8 @@ def test_channels_come_last_on_a_gpu_in_16_bits(gpu: bool, monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)  # the one thing that no machine has both ways
 
     def chosen(choice: bool | str, accelerator: str, precision: str) -> bool:
-        return channels_last(
-            choice, OmegaConf.create({"trainer": {"accelerator": accelerator, "precision": precision}})
-        )
+        trainer = {"accelerator": accelerator, "precision": precision}
+        return channels_last(OmegaConf.create({"channels_last": choice, "trainer": trainer}))
 
     assert chosen("auto", "auto", "bf16-mixed") == gpu
     assert chosen("auto", "gpu", "16-mixed") == gpu

@@ -70,6 +70,21 @@ def test_two_processes_give_the_numbers_of_one_to_the_last_bit(tmp_path: Path) -
     assert (drawn[0] | drawn[1]).all()
 
 
+def test_what_is_announced_is_timed_as_it_will_be_drawn() -> None:
+    """Else a compiled network would be compiled twice."""
+    denoiser, modes = toy_denoiser(), []
+    denoiser.network.register_forward_pre_hook(
+        lambda _, inputs: modes.append([torch.is_inference_mode_enabled(), *(x.is_inference() for x in inputs[:2])])
+    )
+    samples = Samples(denoiser, Ancestral(2), (1, 8, 8), 5, None, CPU)
+    samples.announce(3, 3, ToyExtractor())
+    announced = modes.copy()
+    samples([0, 1, 2])
+    assert len(announced) == 2  # one call warms up
+    assert len(modes) == 4
+    assert all(mode == [True, True, True] for mode in modes)
+
+
 def test_another_batch_size_judges_the_same_images(tmp_path: Path) -> None:
     one, images = judged(tmp_path, 6)
     other, again = judged(tmp_path, 43)

@@ -122,6 +122,7 @@ class Samples:
             **self.guidance,
         }
 
+    @torch.inference_mode()  # as the walks that follow: a compiled network is compiled anew for another mode
     def announce(self, n: int, batch_size: int, extractor: Extractor) -> None:
         """Print how long judging n images will take, if long, from one warm network call and one of the extractor."""
         indices = list(range(min(batch_size, n)))
@@ -189,7 +190,6 @@ def _cell(value: Any) -> Any:
     return value if isinstance(value, (int, float, type(None))) else str(value)
 
 
-@torch.no_grad()
 def _warm_seconds(call: Callable[[], Any], device: torch.device) -> float:
     call()
     clock = Clock(device)

@@ -3,7 +3,7 @@
 from torch import nn
 
 GRAPHS = ("reduce-overhead", "max-autotune")  # replay CUDA graphs, whose memory the next call overwrites
-MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+MODES = ("default", *GRAPHS, "max-autotune-no-cudagraphs")
 
 
 def compile_network(network: nn.Module, mode: bool | str) -> None:

@@ -99,6 +99,8 @@ def _load(
 def to_draw(denoiser: Denoiser, precision: str, compile: bool | str) -> Denoiser:
     """The denoiser with its network in fp32, as it is trained, or in bf16; both compiled, if that is asked for.
 
+    Networks of guidance stay as they are.
+
     Raises ValueError for any other precision, and as `compile_network`.
     """
     if precision not in ("fp32", "bf16"):
@@ -109,12 +111,13 @@ def to_draw(denoiser: Denoiser, precision: str, compile: bool | str) -> Denoiser
     return drawing
 
 
-def channels_last(choice: bool | str, config: DictConfig) -> bool:
+def channels_last(config: DictConfig) -> bool:
     """Whether a training run's images and weights have their channels last. Raises ValueError for none of the choices.
 
     auto: on a GPU in 16 bits, whose convolutions run in that format and convert to it from any other. On a CPU group norms
     in it cost more than convolutions gain, and torch.compile takes it by itself.
     """
+    choice = config.channels_last
     if choice != "auto":
         if not isinstance(choice, bool):
             raise ValueError(f"channels_last={choice} is none of auto, true, false")

@@ -114,7 +114,7 @@ def _module(config: DictConfig, denoiser: Denoiser, objective: object, **options
         instantiate(config.lr_scheduler),
         ema_rates=config.ema_rates,
         seed=config.seed,
-        channels_last=channels_last(config.channels_last, config),
+        channels_last=channels_last(config),
         **options,  # type: ignore[arg-type]
     )
     if config.compile in GRAPHS and config.trainer.accumulate_grad_batches > 1:
