@@ -159,13 +159,13 @@ def rows(rounds: int) -> Iterator[Row]:
 
 
 def compiled_rows(rounds: int) -> Iterator[Row]:
-    """The same with compile=true, in fp32."""
+    """DDIM with compile=true beside eager peers, in fp32. Their Python is slower here: see PARTS in run.py."""
     network = awake(ours(SHAPE))
     networks = {peer: awake(make(SHAPE)) for peer, make in NETWORKS.items()}
     for batch in (16, 1):
         sides = {"ours": our_walk(network, batch, DDIM(STEPS), compile=True)}
         sides |= {peer: WALKS[peer](networks[peer], batch, ancestral=False) for peer in NETWORKS}
-        name = f"DDIM, batch {batch}, fp32 compiled beside theirs, a step"
+        name = f"DDIM, batch {batch}, fp32 compiled beside theirs eager, a step"
         seconds = take_turns(sides, rounds)
         yield from compared(seconds, "ours", NETWORKS, part="sampling", name=name, scale=1e3 / STEPS)
 
