@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.folders import (
     command_line,
     done,
@@ -42,15 +43,7 @@ NO_COMPILER = (
     "compile=true builds kernels with a C++ compiler (on a GPU with Triton and a C compiler), and none is to be found: install "
     "gcc and g++ (or name them with CC=… and CXX=…), on a GPU also triton, or take compile=false"
 )
-SPOKEN = (
-    JobFailedError,
-    FloatingPointError,
-    ValueError,
-    FileNotFoundError,
-    PermissionError,
-    FileExistsError,
-    NotADirectoryError,
-)
+SPOKEN = (JobFailedError, UserError)
 
 
 def door(config_name: str, task: str, *also: str) -> None:

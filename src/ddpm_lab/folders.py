@@ -11,6 +11,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from ddpm_lab.errors import UserError
+
 COMMAND = "DDPM_LAB_COMMAND"
 GO_ON = ("resume=auto", "resume=last", "skip_finished=true", "skip_finished=True")
 
@@ -56,7 +58,7 @@ def stamp(now: str) -> str:
     if name != "none":
         return f"torchrun-{name}"
     if int(os.environ["GROUP_WORLD_SIZE"]) > 1:
-        raise ValueError("torchrun on several nodes needs a name that they share: add --rdzv-id=…, or hydra.run.dir=…")
+        raise UserError("torchrun on several nodes needs a name that they share: add --rdzv-id=…, or hydra.run.dir=…")
     return f"torchrun-{os.getppid()}-{int(Path(f'/proc/{os.getppid()}').stat().st_ctime)}"
 
 

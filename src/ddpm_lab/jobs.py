@@ -12,6 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from ddpm_lab.errors import UserError
+
 SWEEP = "DDPM_LAB_SWEEP"  # holds the sweep's name in a job's processes
 
 
@@ -28,7 +30,7 @@ def needs_processes(config: DictConfig) -> bool:
         if int(os.environ.get(name, "1")) > 1:
             if "SUBMITIT_EXECUTOR" in os.environ:
                 return False
-            raise ValueError(
+            raise UserError(
                 f"{launcher} has started {os.environ[name]} processes and each would run the whole sweep: start -m with "
                 "python, which starts every job's processes, or give the sweep a launcher (hydra/launcher=…)"
             )

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ddpm_lab.errors import WrongTypeError
+
 
 def to_float(images: Tensor) -> Tensor:
     """Scale bytes linearly to [-1, 1] (Ho et al. 2020, section 3.3).
@@ -18,7 +20,7 @@ def to_float(images: Tensor) -> Tensor:
 
     """
     if images.dtype != torch.uint8:
-        raise TypeError(
+        raise WrongTypeError(
             f"to_float takes uint8 pixels in 0..255 and got {images.dtype}: pass the bytes as they were read."
         )
     # A divisor on the device: by a Python number CUDA multiplies with the rounded reciprocal and differs from the CPU.
@@ -41,7 +43,9 @@ def to_uint8(x: Tensor) -> Tensor:
 
     """
     if not x.is_floating_point():
-        raise TypeError(f"to_uint8 takes floating-point images in [-1, 1] and got {x.dtype}: pass the model's output.")
+        raise WrongTypeError(
+            f"to_uint8 takes floating-point images in [-1, 1] and got {x.dtype}: pass the model's output."
+        )
     # At least float32: half precision has too few digits for 256 levels times 127.5.
     x = x if x.dtype == torch.float64 else x.to(torch.float32)
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

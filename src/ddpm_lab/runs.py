@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ddpm_lab.errors import NoSuchFileError, UserError
+
 PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "torch-fidelity", "wandb", "numpy", "ddpm-lab")
 
 
@@ -96,7 +98,7 @@ def sound_checkpoint(folder: Path) -> Path | None:
             with suppress(FileNotFoundError):
                 path.replace(path.with_name(f"{path.name}.damaged"))
     if last_error is not None:
-        raise ValueError(f"{folder} holds no other checkpoint to go on from: {last_error}")
+        raise UserError(f"{folder} holds no other checkpoint to go on from: {last_error}")
     return None
 
 
@@ -111,7 +113,7 @@ def checked_run(folder: str | Path) -> Path:
     if not (path / "config.yaml").is_file():
         near = sorted({str(p.parent) for p in Path("outputs").glob("**/config.yaml") if p.parent.name != ".hydra"})
         known = f"; runs here: {', '.join(near[-5:])}" if near else "; train one first: python train.py"
-        raise FileNotFoundError(f"run={folder} is not a run folder: it holds no config.yaml{known}")
+        raise NoSuchFileError(f"run={folder} is not a run folder: it holds no config.yaml{known}")
     return path
 
 
@@ -129,7 +131,7 @@ def output_folder(run: str | None, pretrained: str | None, samples: str | None =
     Raises ValueError unless one of the three is given.
     """
     if sum(given is not None for given in (run, pretrained, samples)) != 1:
-        raise ValueError(
+        raise UserError(
             "give one of run=… (a run folder), network=pretrained network.path=… (a model from elsewhere) and, in evaluate.py, "
             "samples=… (a folder of images, or an .npz with arr_0)"
         )
@@ -146,7 +148,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): move it away") from None
+        raise UserError(f"{path} is no JSON ({error}): move it away") from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises FileNotFoundError, or ValueError for a damaged or foreign file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
+        raise NoSuchFileError(f"there is no checkpoint {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -163,11 +165,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise zipfile.BadZipFile(f"{broken} has another checksum")
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged or of another kind"
         ) from error
     if not isinstance(loaded, dict) or not {"state_dict", "global_step"} <= loaded.keys():
-        raise ValueError(f"{path} holds no state_dict and global_step: it is not a checkpoint of train.py")
+        raise UserError(f"{path} holds no state_dict and global_step: it is not a checkpoint of train.py")
     return loaded
 
 
@@ -189,7 +191,7 @@ def check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Non
             f"{len(shapes)} have another shape (first {first}: {tuple(found[first].shape)} in the file, "
             f"{tuple(wanted[first].shape)} here)"
         )
-    raise ValueError(f"{path} is of another model: {'; '.join(parts)}; use the options in its run's config.yaml")
+    raise UserError(f"{path} is of another model: {'; '.join(parts)}; use the options in its run's config.yaml")
 
 
 def weights_prefix(weights: str, ema_rates: list[float]) -> str:
@@ -199,7 +201,7 @@ def weights_prefix(weights: str, ema_rates: list[float]) -> str:
     index = "0" if weights == "ema" else weights
     if index.isdigit() and int(index) < len(ema_rates):
         return f"emas.{index}.network."
-    raise ValueError(
+    raise UserError(
         f"weights={weights} is neither ema, raw, nor the number of one of the run's {len(ema_rates)} averages "
         f"(ema_rates={ema_rates}), counted from 0"
     )

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm_lab.errors import UserError
+
 
 def mix(*names: int) -> int:
     """A 63-bit seed for torch from non-negative integers.
@@ -16,7 +18,7 @@ def mix(*names: int) -> int:
     are not seen: mix(5) == mix(5, 0). Raises ValueError for a negative one.
     """
     if min(names, default=0) < 0:
-        raise ValueError(f"a seed must not be negative, got {', '.join(map(str, names))}; set seed to 0 or more")
+        raise UserError(f"a seed must not be negative, got {', '.join(map(str, names))}; set seed to 0 or more")
     return int(np.random.SeedSequence(names).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import lightning
 from lightning.pytorch.loggers import WandbLogger
 
+from ddpm_lab.errors import UserError
+
 
 class Artifacts(lightning.Callback):
     """At the end of training, sends checkpoints to W&B: versions of the artifact model-<run id>, under the files' names.
@@ -21,7 +23,7 @@ class Artifacts(lightning.Callback):
     def __init__(self, folder: str, files: Sequence[str]) -> None:
         for name in files:
             if not name.endswith(".ckpt") or "/" in name:
-                raise ValueError(f"callbacks.artifacts.files names files of checkpoints/ such as last.ckpt, got {name}")
+                raise UserError(f"callbacks.artifacts.files names files of checkpoints/ such as last.ckpt, got {name}")
         self.folder = Path(folder) / "checkpoints"
         self.files = files
 

@@ -9,6 +9,7 @@ import lightning
 
 from ddpm_lab import runs
 from ddpm_lab.callbacks.periodic import Periodic
+from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.likelihood import Fast, metrics, sentence
 from ddpm_lab.training.diffusion import Diffusion
 from ddpm_lab.training.say import say
@@ -23,7 +24,7 @@ class BitsPerDimension(Periodic):
 
     def __init__(self, folder: str, bound: Fast, every: int, splits: Sequence[str] = ("test",), seed: int = 0) -> None:
         if every < 0:
-            raise ValueError(f"every={every} must not be negative; take 0 for the end of training alone")
+            raise UserError(f"every={every} must not be negative; take 0 for the end of training alone")
         self.folder = Path(folder)
         self.bound = bound
         self.every = every

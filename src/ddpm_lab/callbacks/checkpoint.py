@@ -14,6 +14,7 @@ from typing import Any
 import lightning
 from torch import Tensor
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.training.diffusion import Diffusion
 from ddpm_lab.training.say import say
 
@@ -33,12 +34,12 @@ class Checkpoint(lightning.Callback):
 
     def __init__(self, folder: str, every: int, best: Mapping[str, str], keep: int = 2) -> None:
         if every < 1 or keep < 1:
-            raise ValueError(
+            raise UserError(
                 f"checkpoint.every counts steps and checkpoint.keep files: both must be positive, got {every} and {keep}"
             )
         for name in best:
             if not name.endswith(".ckpt") or name.startswith("last") or "/" in name:
-                raise ValueError(
+                raise UserError(
                     f"callbacks.checkpoint.best names files such as best.ckpt, got {name}; last….ckpt is what a run is "
                     "resumed from"
                 )

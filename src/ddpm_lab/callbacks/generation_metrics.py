@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 
 from ddpm_lab.callbacks.periodic import Periodic
+from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.generation import Samples, judge, protocol_of_reference, records, sentence, table
 from ddpm_lab.evaluation.reference import reference_statistics
 from ddpm_lab.metrics.features import Extractor, FeatureSource, WeightsNotFoundError
@@ -48,7 +49,7 @@ class GenerationMetrics(Periodic):
         seed: int = 0,
     ) -> None:
         if every < 0 or n < 2 or batch_size < 1 or (final_n is not None and final_n < 2):
-            raise ValueError(
+            raise UserError(
                 "callbacks.generation_metrics needs every >= 0, batch_size >= 1, and n and final_n of at least 2 images, got "
                 f"every={every}, batch_size={batch_size}, n={n} and final_n={final_n}"
             )

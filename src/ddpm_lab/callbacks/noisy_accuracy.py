@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddpm_lab import runs
 from ddpm_lab.callbacks.pictures import log_picture
+from ddpm_lab.errors import UserError
 from ddpm_lab.pixels import to_float
 from ddpm_lab.seeds import ImageNoise
 from ddpm_lab.training.diffusion import Diffusion, evaluating
@@ -25,7 +26,7 @@ class NoisyAccuracy(lightning.Callback):
 
     def __init__(self, folder: str, images: int, levels: int) -> None:
         if images < 1 or levels < 4 or levels % 4:
-            raise ValueError(
+            raise UserError(
                 f"callbacks.noisy_accuracy needs images of at least 1 and levels a multiple of 4, got images={images} and "
                 f"levels={levels}"
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 from ddpm_lab.callbacks.periodic import Periodic
 from ddpm_lab.callbacks.pictures import log_picture
 from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.errors import UserError
 from ddpm_lab.pictures import panels, save_npz
 from ddpm_lab.samplers.generate import generate
 from ddpm_lab.samplers.sampler import Sampler
@@ -30,7 +31,7 @@ class SampleGrid(Periodic):
 
     def __init__(self, folder: str, sampler: Sampler, n: int, every: int, seed: int = 0) -> None:
         if n < 1 or every < 0:
-            raise ValueError(
+            raise UserError(
                 f"callbacks.sample_grid needs n of at least 1 image and every >= 0 (0: at the end alone), got n={n} and "
                 f"every={every}"
             )

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from ddpm_lab.callbacks.periodic import Periodic
+from ddpm_lab.errors import UserError
 from ddpm_lab.training.diffusion import Diffusion
 
 
@@ -19,7 +20,7 @@ class TimestepDistribution(Periodic):
 
     def __init__(self, every: int) -> None:
         if every < 0:
-            raise ValueError(
+            raise UserError(
                 f"callbacks.timestep_distribution.every={every} must not be negative; take 0 for the end alone"
             )
         self.every = every

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ddpm_lab.checkpoints.slots import Slots
 from ddpm_lab.checkpoints.tensors import read_tensors
+from ddpm_lab.errors import NoSuchFileError, UserError
 from ddpm_lab.networks.adm_unet import ADMUNet
 from ddpm_lab.networks.blocks import Attention, Downsample, ResidualBlock
 from ddpm_lab.networks.ho_unet import EPS, HoUNet
@@ -93,22 +94,20 @@ def load(folder: str | Path) -> Loaded:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}: give one that holds a UNet2DModel or a DDPMPipeline.")
+        raise NoSuchFileError(f"There is no folder {folder}: give one that holds a UNet2DModel or a DDPMPipeline.")
     parts = _json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {"unet": []}
     if "unet" not in parts:
-        raise ValueError(f"{folder} is a pipeline without unet ({', '.join(parts)}): give one of a UNet2DModel.")
+        raise UserError(f"{folder} is a pipeline without unet ({', '.join(parts)}): give one of a UNet2DModel.")
     # The first pipelines that were published have all their files in one folder.
     schedulers = [folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"]
     scheduler = next((_json(path) for path in schedulers if path.is_file()), None)
     folder = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no config.json: it is not the folder of a UNet2DModel or of a pipeline."
-        )
+        raise NoSuchFileError(f"{folder} holds no config.json: it is not the folder of a UNet2DModel or of a pipeline.")
     config = _json(folder / "config.json")
     kind = config.get("_class_name", "UNet2DModel")
     if kind not in ("UNet2DModel", "UNetUnconditionalModel"):
-        raise ValueError(f"{folder} holds a {kind}, and only UNet2DModel can be read.")
+        raise UserError(f"{folder} holds a {kind}, and only UNet2DModel can be read.")
     try:
         size = _size(config.get("sample_size"))
         # Without a size, any that can be halved as often names the same levels.
@@ -116,10 +115,10 @@ def load(folder: str | Path) -> Loaded:
         planned = plan(config, drawn, str(folder / "config.json"))
         network = planned.build(drawn)
     except (TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
-        raise ValueError(f"{folder}/config.json has options that make no network ({error}): get it again.") from None
+        raise UserError(f"{folder}/config.json has options that make no network ({error}): get it again.") from None
     paths = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no weights: neither {WEIGHTS[0]} nor {WEIGHTS[1]}.")
+        raise NoSuchFileError(f"{folder} holds no weights: neither {WEIGHTS[0]} nor {WEIGHTS[1]}.")
     slots(network).fill(
         _current(read_tensors(paths[0])), f"Its config.json describes another network than {paths[0].name}."
     )
@@ -136,17 +135,17 @@ def plan(config: Mapping[str, Any], image_size: int, name: str = "this config") 
         said["act_fn"] = "silu"  # the same function
     for option, value in FIXED.items():
         if said[option] != value:
-            raise ValueError(f"{name} has {option}={said[option]!r}: only {value!r} can be read.")
+            raise UserError(f"{name} has {option}={said[option]!r}: only {value!r} can be read.")
     family = {option: said[option] for option in HO}
     if family not in (HO, ADM):
-        raise ValueError(
+        raise UserError(
             f"{name} has {family}, which is neither Ho et al.'s network ({HO}) nor Nichol & Dhariwal's ({ADM})."
         )
     channels, down, up = said["block_out_channels"], list(said["down_block_types"]), list(said["up_block_types"])
     known = {"DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"}
     mirrored = [kind.replace("Downsample", "Upsample").replace("Down", "Up") for kind in reversed(down)]
     if not set(down) <= known or up != mirrored:
-        raise ValueError(
+        raise UserError(
             f"{name} has blocks {down} and {up}: only {sorted(known)} and the same on the way up can be read."
         )
     resnet = said["downsample_type"] == "resnet"
@@ -154,21 +153,21 @@ def plan(config: Mapping[str, Any], image_size: int, name: str = "this config") 
         said["upsample_type"] != said["downsample_type"]
         or ("DownBlock2D" if resnet else "ResnetDownsampleBlock2D") in down
     ):
-        raise ValueError(
+        raise UserError(
             f"{name} changes resolution in more than one way: all blocks must do it by convolutions, or in residual blocks."
         )
     # Without a number, the middle's attention has a norm only where the timestep is added.
     scale_shift = said["resnet_time_scale_shift"] == "scale_shift"
     if said["attn_norm_num_groups"] != 32 and (said["attn_norm_num_groups"] is not None or scale_shift):
-        raise ValueError(f"{name} has attn_norm_num_groups={said['attn_norm_num_groups']}: only 32 can be read.")
+        raise UserError(f"{name} has attn_norm_num_groups={said['attn_norm_num_groups']}: only 32 can be read.")
     if said["resnet_time_scale_shift"] not in ("default", "scale_shift"):
-        raise ValueError(
+        raise UserError(
             f"{name} has resnet_time_scale_shift={said['resnet_time_scale_shift']!r}: only 'default' and 'scale_shift' can "
             "be read."
         )
     base, depth = channels[0], len(channels) - 1
     if image_size % 2**depth:
-        raise ValueError(f"{name} halves images {depth} times, which {image_size} pixels cannot be.")
+        raise UserError(f"{name} halves images {depth} times, which {image_size} pixels cannot be.")
     options: dict[str, Any] = {
         "model_channels": base,
         "channel_mult": [width // base if width % base == 0 else width / base for width in channels],
@@ -182,7 +181,7 @@ def plan(config: Mapping[str, Any], image_size: int, name: str = "this config") 
     sizes = said["in_channels"], said["out_channels"], said["num_class_embeds"]
     if family == HO:
         if head is not None or scale_shift or resnet:
-            raise ValueError(
+            raise UserError(
                 f"{name} has attention_head_dim={head!r} and resnet_time_scale_shift={said['resnet_time_scale_shift']!r}: "
                 "Ho et al.'s network has one head and adds the timestep."
             )
@@ -197,11 +196,11 @@ def describe(network: nn.Module, image_size: int) -> dict[str, Any]:
     Raises ValueError for what a UNet2DModel cannot do.
     """
     if not isinstance(network, ADMUNet | HoUNet):
-        raise ValueError(f"A {type(network).__name__} is no UNet2DModel: only ADMUNet and HoUNet can be written.")
+        raise UserError(f"A {type(network).__name__} is no UNet2DModel: only ADMUNet and HoUNet can be written.")
     attentions = [module for module in network.modules() if isinstance(module, Attention)]
     residuals = [module for module in network.modules() if isinstance(module, ResidualBlock)]
     if any(module.rescale for module in residuals):
-        raise ValueError("A UNet2DModel cannot rescale residual branches: only rescale_residual=false can be written.")
+        raise UserError("A UNet2DModel cannot rescale residual branches: only rescale_residual=false can be written.")
     heads = {module.num_heads for module in attentions}
     widths = {module.qkv.in_features // module.num_heads for module in attentions}
     if heads == {1}:
@@ -209,13 +208,13 @@ def describe(network: nn.Module, image_size: int) -> dict[str, Any]:
     elif len(widths) == 1:
         (head,) = widths
     else:
-        raise ValueError(
+        raise UserError(
             f"A UNet2DModel has heads of one width, and this network has some of {', '.join(map(str, sorted(widths)))} "
             "channels: it was built with num_heads, where head_channels could be written."
         )
     resamples = [level.resample for level in network.down if level.resample is not None]
     if any(isinstance(layer, Downsample) and layer.conv is None for layer in resamples):
-        raise ValueError("A UNet2DModel halves by convolutions: conv_resample=false cannot be written.")
+        raise UserError("A UNet2DModel halves by convolutions: conv_resample=false cannot be written.")
     resnet = any(isinstance(layer, ResidualBlock) for layer in resamples)
     down_levels = [level for level in network.down if isinstance(level, DownLevel)]
     first: list[Any] = [level.blocks[0] for level in down_levels]
@@ -341,7 +340,7 @@ def _size(sample_size: object) -> int | None:
     if isinstance(sample_size, list) and len(sample_size) == 2 and sample_size[0] == sample_size[1]:
         sample_size = sample_size[0]
     if sample_size is not None and (not isinstance(sample_size, int) or sample_size < 1):
-        raise ValueError(f"sample_size={sample_size}: only square images can be read.")
+        raise UserError(f"sample_size={sample_size}: only square images can be read.")
     return sample_size
 
 
@@ -349,7 +348,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): get it again.") from error
+        raise UserError(f"{path} cannot be read as JSON ({error}): get it again.") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no options: get it again.")
+        raise UserError(f"{path} holds no options: get it again.")
     return found

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ddpm_lab.checkpoints.slots import Slots
 from ddpm_lab.checkpoints.tensors import read_tensors
+from ddpm_lab.errors import UserError
 from ddpm_lab.networks.adm_unet import ADMUNet
 from ddpm_lab.networks.blocks import Attention, ResidualBlock
 from ddpm_lab.networks.levels import DownLevel, UpLevel
@@ -68,9 +69,9 @@ def load(
             for what no published network has.
     """
     if dims != 2:
-        raise ValueError(f"Only images can be loaded, and dims is {dims}: leave it at 2.")
+        raise UserError(f"Only images can be loaded, and dims is {dims}: leave it at 2.")
     if num_heads_upsample not in (-1, num_heads):
-        raise ValueError(
+        raise UserError(
             f"num_heads_upsample is {num_heads_upsample} and num_heads {num_heads}: no published network has "
             "two numbers of heads, leave num_heads_upsample at -1."
         )
@@ -80,9 +81,9 @@ def load(
     build: Callable[..., Network]
     if pool is not None:
         if num_classes is not None:
-            raise ValueError("A classifier's number of classes is its out_channels: leave num_classes out.")
+            raise UserError("A classifier's number of classes is its out_channels: leave num_classes out.")
         if image_size is None:
-            raise ValueError("A classifier needs image_size, for the positions of its pool: pass it.")
+            raise UserError("A classifier needs image_size, for the positions of its pool: pass it.")
         build = partial(NoisyClassifier, image_size, in_channels, out_channels, pool=_pool(pool, head_channels))
     else:
         network_class = SuperResolutionUNet if super_resolution else ADMUNet
@@ -137,7 +138,7 @@ def to_openai(network: Network, *, use_new_attention_order: bool = False) -> dic
         ValueError: the network rescales its residual branches, which the public code cannot do.
     """
     if any(module.rescale for module in network.modules() if isinstance(module, ResidualBlock)):
-        raise ValueError("The public code cannot rescale residual branches: only rescale_residual=False can be saved.")
+        raise UserError("The public code cannot rescale residual branches: only rescale_residual=False can be saved.")
     return _slots(network, use_new_attention_order).read()
 
 
@@ -150,7 +151,7 @@ def _pool(name: str, head_channels: int | None) -> Callable[[Sequence[int], int,
     if head_channels is not None:
         pools["attention"] = partial(AttentionPool, head_channels=head_channels)
     if name not in pools:
-        raise ValueError(
+        raise UserError(
             f"No pool {name!r}: choose from adaptive, spatial, spatial_v2, attention (which needs num_head_channels)."
         )
     return pools[name]

@@ -12,6 +12,7 @@ from ddpm_lab.diffusion import schedules
 from ddpm_lab.diffusion.predictions import Epsilon, Prediction, Start, Velocity
 from ddpm_lab.diffusion.process import Process
 from ddpm_lab.diffusion.variances import FixedLarge, FixedSmall, LearnedRange, Variance
+from ddpm_lab.errors import UserError
 
 PREDICTIONS: dict[str, type] = {"epsilon": Epsilon, "sample": Start, "v_prediction": Velocity}
 VARIANCES: dict[str, type] = {"fixed_small": FixedSmall, "fixed_large": FixedLarge, "learned_range": LearnedRange}
@@ -57,18 +58,18 @@ def read(config: Mapping[str, Any]) -> Scheduled:
     """
     kind = config.get("_class_name", "DDPMScheduler")
     if kind not in KINDS:
-        raise ValueError(f"The scheduler is a {kind}: only {', '.join(KINDS)} can be read.")
+        raise UserError(f"The scheduler is a {kind}: only {', '.join(KINDS)} can be read.")
     for option in ("thresholding", "rescale_betas_zero_snr"):
         if config.get(option, False):
-            raise ValueError(f"The scheduler has {option}=true, which is not here.")
+            raise UserError(f"The scheduler has {option}=true, which is not here.")
     if config.get("clip_sample_range", 1.0) != 1.0:
-        raise ValueError(f"The scheduler clips x_0 to ±{config['clip_sample_range']}: only ±1 is here.")
+        raise UserError(f"The scheduler clips x_0 to ±{config['clip_sample_range']}: only ±1 is here.")
     prediction = config.get("prediction_type", "epsilon")
     variance = config.get("variance_type", "fixed_small")
     variance = "fixed_small" if variance == "fixed_small_log" else variance  # the same
     for name, known, what in ((prediction, PREDICTIONS, "prediction_type"), (variance, VARIANCES, "variance_type")):
         if name not in known:
-            raise ValueError(f"The scheduler has {what}={name!r}: only {', '.join(known)} can be read.")
+            raise UserError(f"The scheduler has {what}={name!r}: only {', '.join(known)} can be read.")
     return Scheduled(_betas(config), PREDICTIONS[prediction](), VARIANCES[variance](), config.get("clip_sample", True))
 
 
@@ -77,7 +78,7 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
         try:
             return torch.tensor(config["trained_betas"], dtype=torch.float64)
         except (TypeError, ValueError):
-            raise ValueError(
+            raise UserError(
                 f"The scheduler has trained_betas={config['trained_betas']!r}, which are no numbers."
             ) from None
     T = config.get("num_train_timesteps", 1000)
@@ -91,7 +92,7 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
         return schedules.cosine(T)
     if kind == "sigmoid":
         return schedules.sigmoid(T, start, end, steepness=6.0)
-    raise ValueError(
+    raise UserError(
         f"The scheduler has beta_schedule={kind!r}: only linear, scaled_linear, squaredcos_cap_v2, sigmoid and trained_betas "
         "can be read."
     )
@@ -101,7 +102,7 @@ def _name(part: object, names: Mapping[str, type], what: str) -> str:
     for name, kind in names.items():
         if type(part) is kind:
             return name
-    raise ValueError(
+    raise UserError(
         f"diffusers has no {what} {type(part).__name__}: only {', '.join(kind.__name__ for kind in names.values())} can be "
         "written."
     )

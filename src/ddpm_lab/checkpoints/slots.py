@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ddpm_lab.errors import UserError
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -42,7 +44,7 @@ class Slots(dict[str, Slot]):
         """Copy a state dict in. Raises ValueError, ending in the advice, for keys or shapes that do not fit."""
         complaints = self.complaints(state)
         if complaints:
-            raise ValueError(f"The checkpoint does not fit: {'; '.join(complaints)}. {advice}")
+            raise UserError(f"The checkpoint does not fit: {'; '.join(complaints)}. {advice}")
         for key, slot in self.items():
             slot.fill(state[key])
 

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ddpm_lab.errors import UserError
+
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a pickle of nothing else, once every byte has met its checksum.
@@ -18,7 +20,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder: give the file in it.")
+        raise UserError(f"{path} is a folder: give the file in it.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -29,12 +31,12 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
                 raise zipfile.BadZipFile(f"{broken} has another checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
-        raise ValueError(
+        raise UserError(
             f"{path} is not a file of plain tensors, and nothing else is unpickled ({type(error).__name__}): it is damaged, or "
             "holds more than a state dict."
         ) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
+        raise UserError(
             f"{path} holds something other than a dict of tensors: give a state dict (model*.pt or ema*.pt)."
         )
     return state

@@ -13,6 +13,7 @@ import torch
 from ddpm_lab.data.decoding import channels_first
 from ddpm_lab.data.memory import MemorySet
 from ddpm_lab.data.splits import hold_out, is_train
+from ddpm_lab.errors import NoSuchFileError, UserError
 
 
 def imagenet64(root: str | Path, split: str) -> MemorySet:
@@ -38,7 +39,7 @@ def imagenet64(root: str | Path, split: str) -> MemorySet:
     paths = [next((p for p in (folder / name, folder / f"{name}.npz") if p.is_file()), None) for name in names]
     missing = [name for name, path in zip(names, paths, strict=True) if path is None]
     if missing:
-        raise FileNotFoundError(
+        raise NoSuchFileError(
             f"ImageNet-64 is not here: {folder.resolve()} lacks {', '.join(missing)}. Get the downsampled ImageNet, "
             f"64x64, from https://image-net.org/download-images and unpack its parts into that folder."
         )
@@ -47,7 +48,7 @@ def imagenet64(root: str | Path, split: str) -> MemorySet:
         part = load_archive(path)
         data, classes = _entry(part, "data", path), np.asarray(_entry(part, "labels", path), np.int64)
         if data.dtype != np.uint8 or data.shape != (len(classes), 3 * 64 * 64):
-            raise ValueError(
+            raise UserError(
                 f"{path} must hold data uint8 [N, {3 * 64 * 64}] and N labels, and holds {data.dtype} {data.shape} and "
                 f"{len(classes)} labels: get the 64x64 version."
             )
@@ -79,12 +80,12 @@ def npz(root: str | Path, split: str) -> MemorySet:
     train, test = Path(root) / "train.npz", Path(root) / "test.npz"
     path = train if is_train(split) or not test.is_file() else test
     if not path.is_file():
-        raise FileNotFoundError(f"No {path.resolve()}: put an archive with arr_0 uint8 [n, H, W, C] there.")
+        raise NoSuchFileError(f"No {path.resolve()}: put an archive with arr_0 uint8 [n, H, W, C] there.")
     archive = load_archive(path)
     images = _entry(archive, "arr_0", path)
     labels = np.asarray(archive["arr_1"], np.int64) if "arr_1" in archive else np.zeros(len(images), np.int64)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or labels.shape != images.shape[:1]:
-        raise ValueError(
+        raise UserError(
             f"{path} must hold arr_0 uint8 [n, H, W, C] and, if any, labels arr_1 [n], and holds {images.dtype} "
             f"{list(images.shape)} and {list(labels.shape)}."
         )
@@ -124,10 +125,10 @@ def load_archive(path: Path) -> Mapping[str, Any]:
             with np.load(file, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
     except (OSError, EOFError, ValueError, TypeError, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise ValueError(f"Cannot read {path} ({error}): get the file again.") from error
+        raise UserError(f"Cannot read {path} ({error}): get the file again.") from error
 
 
 def _entry(content: Mapping[str, Any], key: str, path: Path) -> Any:
     if key not in content:
-        raise ValueError(f"{path} has no entry {key!r}, only {', '.join(map(repr, content))}.")
+        raise UserError(f"{path} has no entry {key!r}, only {', '.join(map(repr, content))}.")
     return content[key]

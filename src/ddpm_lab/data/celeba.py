@@ -9,6 +9,7 @@ from pathlib import Path
 from ddpm_lab.data.decoding import cut_box
 from ddpm_lab.data.folder import FileSet
 from ddpm_lab.data.splits import is_train
+from ddpm_lab.errors import NoSuchFileError
 
 PART = {True: "0", False: "2"}  # in list_eval_partition.txt; 1 is the validation part, which nothing here uses
 
@@ -37,7 +38,7 @@ def celeba(root: str | Path, split: str, image_size: int, crop: Sequence[int], c
     train, folder = is_train(split), Path(root) / "celeba"
     images, partition = folder / "img_align_celeba", folder / "list_eval_partition.txt"
     if not (images.is_dir() and partition.is_file()):
-        raise FileNotFoundError(
+        raise NoSuchFileError(
             f"CelebA is not here: get img_align_celeba.zip and list_eval_partition.txt from "
             f"http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, unpack the first to {images.resolve()}/ and put the "
             f"second at {partition.resolve()}."

@@ -8,6 +8,7 @@ import torch
 from ddpm_lab.data.decoding import channels_first
 from ddpm_lab.data.memory import MemorySet
 from ddpm_lab.data.splits import is_train
+from ddpm_lab.errors import NoSuchFileError, UserError
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
@@ -59,7 +60,7 @@ def _read(kind: "type[CIFAR10]", root: str | Path, split: str) -> MemorySet:
     names = [name for name, _ in kind.train_list + kind.test_list] + [kind.meta["filename"]]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(
+        raise NoSuchFileError(
             f"{kind.__name__} is not here: {folder.resolve()} lacks {', '.join(missing)}. Get {kind.url} and unpack it "
             f"in {Path(root).resolve()}."
         )
@@ -67,7 +68,7 @@ def _read(kind: "type[CIFAR10]", root: str | Path, split: str) -> MemorySet:
         # torchvision unpickles, which runs code from the file: its MD5 check is what makes that safe, so it stays.
         source = kind(root, train=train, download=False)
     except RuntimeError as error:
-        raise ValueError(
+        raise UserError(
             f"A file in {folder.resolve()} is damaged, its MD5 is not the published one: unpack {kind.url} again."
         ) from error
     return MemorySet(channels_first(source.data), torch.tensor(source.targets))

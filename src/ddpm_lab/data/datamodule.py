@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ddpm_lab.data.memory import Batch, First, ImageSet, Mirrored
 from ddpm_lab.data.splits import is_train
 from ddpm_lab.data.stream import EndlessBatches, OrderedBatches
+from ddpm_lab.errors import UserError, WrongTypeError
 from ddpm_lab.pixels import to_float
 
 
@@ -41,10 +42,10 @@ class Declared:
         """
         images, labels = batch
         if images.dtype != torch.uint8:
-            raise TypeError(f"The data set {self.name} must give uint8 images and gave {images.dtype}.")
+            raise WrongTypeError(f"The data set {self.name} must give uint8 images and gave {images.dtype}.")
         declared, found = (self.channels, self.image_size, self.image_size), tuple(images.shape[1:])
         if found != declared:
-            raise ValueError(
+            raise UserError(
                 f"The data set {self.name} gives images (C, H, W) = {found} where the configuration declares "
                 f"{declared}: set data.channels and data.image_size to what the files hold."
             )
@@ -53,7 +54,7 @@ class Declared:
             and len(labels)
             and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes
         ):
-            raise ValueError(
+            raise UserError(
                 f"The data set {self.name} gives labels {int(labels.min())}..{int(labels.max())} where the "
                 f"configuration declares data.num_classes={self.num_classes}: labels count from 0 and stay below it."
             )
@@ -102,7 +103,7 @@ class DataModule(lightning.LightningDataModule):
         super().__init__()
         for key, size in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
             if size < 1:
-                raise ValueError(f"data.{key} must be positive and is {size}.")
+                raise UserError(f"data.{key} must be positive and is {size}.")
         self.name, self.image_size, self.channels, self.num_classes = name, image_size, channels, num_classes
         self.batch_size, self.test_batch_size, self.num_workers = batch_size, test_batch_size, num_workers
         self.mirror, self.seed, self.first = mirror, seed, first
@@ -129,7 +130,7 @@ class DataModule(lightning.LightningDataModule):
         if split not in self._loaded:
             images = self._dataset(split=split)
             if len(images) == 0:
-                raise ValueError(f"The {split} split of the data set {self.name} is empty.")
+                raise UserError(f"The {split} split of the data set {self.name} is empty.")
             self._declared(images.__getitems__([0]))
             self._loaded[split] = images
         return self._loaded[split]
@@ -155,7 +156,7 @@ class DataModule(lightning.LightningDataModule):
     def _first(self, split: str, n: int) -> Batch:
         images = self.images(split)
         if not 1 <= n <= len(images):
-            raise ValueError(f"{n} {split} images were asked for and the data set {self.name} has {len(images)}.")
+            raise UserError(f"{n} {split} images were asked for and the data set {self.name} has {len(images)}.")
         pixels, labels = self._declared(images.__getitems__(list(range(n))))
         return to_float(pixels), labels
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_lab.data.memory import Batch
+from ddpm_lab.errors import UserError
 
 Picture = Image.Image
 Shape = Callable[[Picture], Picture]
@@ -33,15 +34,15 @@ def decode(file: str | Path | IO[bytes], name: str, channels: int) -> Picture:
 
     """
     if channels not in MODES:
-        raise ValueError(f"Images have 1 or 3 channels, and channels={channels} was asked for.")
+        raise UserError(f"Images have 1 or 3 channels, and channels={channels} was asked for.")
     try:
         with Image.open(file) as picture:
             picture.load()
             if picture.mode.startswith(("I", "F")):
-                raise ValueError(f"it has mode {picture.mode}, more than 8 bits a channel, which would be cut off")
+                raise UserError(f"it has mode {picture.mode}, more than 8 bits a channel, which would be cut off")
             return picture.convert(MODES[channels])
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, … whatever the damage
-        raise ValueError(f"Cannot read the image {name} ({error}): replace the file or remove it.") from error
+        raise UserError(f"Cannot read the image {name} ({error}): replace the file or remove it.") from error
 
 
 def centre_crop(size: int) -> Shape:

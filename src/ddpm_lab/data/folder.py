@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from ddpm_lab.data.decoding import Shape, centre_crop, decode, stack
 from ddpm_lab.data.memory import Batch
 from ddpm_lab.data.splits import hold_out, is_train
+from ddpm_lab.errors import NoSuchFileError, UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
@@ -48,7 +49,7 @@ def folder_name(path: PurePath) -> str:
 
     """
     if len(path.parts) < 2:
-        raise ValueError(f"{path} lies in no class folder: move it into one, or use another class_of.")
+        raise UserError(f"{path} lies in no class folder: move it into one, or use another class_of.")
     return path.parts[0]
 
 
@@ -98,7 +99,7 @@ def image_folder(
         names = [class_of(PurePath(path)) for path in chosen]
         unknown = sorted(set(names) - set(number))
         if unknown:
-            raise ValueError(f"{folder} has classes that {root / 'train'} has not: {', '.join(unknown[:5])}.")
+            raise UserError(f"{folder} has classes that {root / 'train'} has not: {', '.join(unknown[:5])}.")
         labels = [number[name] for name in names]
     return FileSet([os.path.join(folder, path) for path in chosen], labels, channels, centre_crop(image_size))
 
@@ -112,7 +113,7 @@ def images_below(folder: Path) -> list[str]:
         if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith(".")
     ]
     if not found:
-        raise FileNotFoundError(
+        raise NoSuchFileError(
             f"No image below {folder.resolve()}: put {', '.join(sorted(SUFFIXES))} files there, or name another folder "
             "(data.dataset.root=… for a data set)."
         )

@@ -13,6 +13,7 @@ import torch
 
 from ddpm_lab.data.memory import MemorySet
 from ddpm_lab.data.splits import is_train
+from ddpm_lab.errors import NoSuchFileError, UserError
 
 DEBIAN = (Path("/usr/share/datasets/fashion-mnist"), Path("/usr/share/dataset/fashion-mnist"))
 
@@ -67,7 +68,7 @@ def _read(folders: list[Path], split: str, name: str, source: str) -> MemorySet:
         if {path.name.removesuffix(".gz") for path in found} == set(wanted):
             images, labels = (_idx(next(path for path in found if path.name.startswith(file))) for file in wanted)
             return MemorySet(torch.from_numpy(images)[:, None], torch.from_numpy(labels).to(torch.int64))
-    raise FileNotFoundError(
+    raise NoSuchFileError(
         f"{name} is not here: put {wanted[0]}.gz and {wanted[1]}.gz into {folders[0].resolve()}, {source}."
     )
 
@@ -79,7 +80,7 @@ def _idx(path: Path) -> np.ndarray:
         zero, kind, dimensions = struct.unpack_from(">HBB", content)
         shape = struct.unpack_from(f">{dimensions}I", content, 4)
         if (zero, kind) != (0, 8):
-            raise ValueError("it does not begin like an IDX file of bytes")
+            raise UserError("it does not begin like an IDX file of bytes")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
     except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
-        raise ValueError(f"Cannot read {path} ({error}): get the file again.") from error
+        raise UserError(f"Cannot read {path} ({error}): get the file again.") from error

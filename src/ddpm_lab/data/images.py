@@ -9,6 +9,7 @@ from ddpm_lab.data.arrays import load_archive
 from ddpm_lab.data.decoding import channels_first, decode, stack
 from ddpm_lab.data.folder import images_below
 from ddpm_lab.data.memory import Batch, ImageSet, MemorySet
+from ddpm_lab.errors import NoSuchFileError, UserError
 
 
 class PlainFiles:
@@ -37,7 +38,7 @@ class PlainFiles:
         for path in (self.paths[i] for i in indices):
             width, height, channels = _form(path)
             if (width, height, channels) != self.form:
-                raise ValueError(
+                raise UserError(
                     f"{path} is {_words(width, height, channels)} and {self.paths[0]} is {_words(*self.form)}: images that "
                     "are judged together must be of one size and all grey or all RGB."
                 )
@@ -59,14 +60,14 @@ def read_images(path: str | Path) -> ImageSet:
     if path.is_dir():
         return PlainFiles([path / name for name in images_below(path)])
     if not path.is_file():
-        raise FileNotFoundError(
+        raise NoSuchFileError(
             f"There is neither a folder of images, nor an image, nor an .npz archive at {path.resolve()}."
         )
     if path.suffix != ".npz":
         return PlainFiles([path])
     arrays = load_archive(path)
     if "arr_0" not in arrays:
-        raise ValueError(
+        raise UserError(
             f"{path} holds {', '.join(arrays) or 'nothing'} and no arr_0: images are arr_0, uint8 [n, H, W, C]."
         )
     images = arrays["arr_0"]
@@ -76,7 +77,7 @@ def read_images(path: str | Path) -> ImageSet:
         or images.shape[3:] not in ((), (1,), (3,))
         or not len(images)
     ):
-        raise ValueError(
+        raise UserError(
             f"{path} holds arr_0 {images.dtype} {list(images.shape)}: images must be bytes 0..255, uint8 [n, H, W, C] with "
             "C = 1 or 3; scale and round floats before they are saved."
         )
@@ -89,7 +90,7 @@ def _form(path: Path) -> tuple[int, int, int]:
         with Image.open(path) as picture:
             return picture.width, picture.height, 1 if picture.mode in ("1", "L", "LA") else 3
     except Exception as error:  # Pillow raises whatever the damage
-        raise ValueError(f"Cannot read the image {path} ({error}): replace the file or remove it.") from error
+        raise UserError(f"Cannot read the image {path} ({error}): replace the file or remove it.") from error
 
 
 def _words(width: int, height: int, channels: int) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from ddpm_lab.data.decoding import Shape, centre_crop, decode, stack
 from ddpm_lab.data.memory import Batch
 from ddpm_lab.data.splits import is_train
+from ddpm_lab.errors import NoSuchFileError
 
 if TYPE_CHECKING:
     import lmdb
@@ -85,7 +86,7 @@ def lsun(root: str | Path, split: str, category: str, image_size: int, channels:
     """
     folder = Path(root) / "lsun" / f"{category}_{'train' if is_train(split) else 'val'}_lmdb"
     if not (folder / "data.mdb").is_file():
-        raise FileNotFoundError(
+        raise NoSuchFileError(
             f"LSUN {category} is not here: get {folder.name}.zip with the scripts of https://github.com/fyu/lsun and "
             f"unpack it to {folder.resolve()}/ (with data.mdb in it)."
         )

@@ -5,6 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ddpm_lab.errors import UserError, WrongTypeError
+
 Batch = tuple[Tensor, Tensor]
 """images uint8 [B, C, H, W], labels int64 [B]"""
 
@@ -35,9 +37,11 @@ class MemorySet:
     def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
         labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
         if images.dtype != torch.uint8 or labels.dtype != torch.int64:
-            raise TypeError(f"MemorySet takes uint8 images and int64 labels and got {images.dtype} and {labels.dtype}.")
+            raise WrongTypeError(
+                f"MemorySet takes uint8 images and int64 labels and got {images.dtype} and {labels.dtype}."
+            )
         if images.ndim != 4 or labels.shape != images.shape[:1]:
-            raise ValueError(
+            raise UserError(
                 f"MemorySet takes images [n, C, H, W] and labels [n] and got {list(images.shape)} and "
                 f"{list(labels.shape)}: one label for each image."
             )
@@ -67,7 +71,7 @@ class First:
 
     def __init__(self, original: ImageSet, n: int) -> None:
         if n < 1:
-            raise ValueError(f"data.first counts training images: it must be positive and is {n}.")
+            raise UserError(f"data.first counts training images: it must be positive and is {n}.")
         self.original, self.n = original, min(n, len(original))
 
     def __len__(self) -> int:

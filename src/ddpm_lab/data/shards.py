@@ -19,6 +19,7 @@ from ddpm_lab.data.decoding import Shape, centre_crop, decode, stack
 from ddpm_lab.data.folder import SUFFIXES
 from ddpm_lab.data.memory import Batch
 from ddpm_lab.data.splits import is_train
+from ddpm_lab.errors import NoSuchFileError, UserError
 
 
 class Index(NamedTuple):
@@ -92,7 +93,7 @@ def webdataset(
     pattern = train if is_train(split) else test
     paths = sorted(Path(root).glob(pattern))
     if not paths:
-        raise FileNotFoundError(
+        raise NoSuchFileError(
             f"No shard {pattern} in {Path(root).resolve()}: name the folder with data.dataset.root=… and the shards with "
             "data.dataset.train='…-*.tar' and data.dataset.test='…-*.tar'."
         )
@@ -134,11 +135,11 @@ def _places(path: Path) -> list[tuple[int, int, int]]:
                     labels[key] = int(text)
             end = max((offset + size for offset, size in images.values()), default=0)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} has a class that is no number ({error}): write labels as 0, 1, … into .cls."
         ) from error
     except tarfile.TarError as error:
-        raise ValueError(f"{path} cannot be read as an uncompressed tar file ({error}): write it anew.") from error
+        raise UserError(f"{path} cannot be read as an uncompressed tar file ({error}): write it anew.") from error
     if end > path.stat().st_size:
-        raise ValueError(f"{path} is cut off: it ends before its last image does; copy it again.")
+        raise UserError(f"{path} is cut off: it ends before its last image does; copy it again.")
     return [(*place, labels.get(key, 0)) for key, place in images.items()]

@@ -1,5 +1,7 @@
 """Train and test: the two names every data set knows, and the hold-out of sets that come without a split."""
 
+from ddpm_lab.errors import UserError
+
 
 def is_train(split: str) -> bool:
     """Tell train from test.
@@ -9,7 +11,7 @@ def is_train(split: str) -> bool:
 
     """
     if split not in ("train", "test"):
-        raise ValueError(f'The split is "train" or "test" and got {split!r}.')
+        raise UserError(f'The split is "train" or "test" and got {split!r}.')
     return split == "train"
 
 

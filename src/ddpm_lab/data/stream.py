@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from ddpm_lab.errors import UserError
+
 
 class EndlessBatches(Sampler[list[int]]):
     """The endless training stream, one rank's part of it.
@@ -31,11 +33,11 @@ class EndlessBatches(Sampler[list[int]]):
         self, n: int, batch_size: int, seed: int, first: Callable[[], int], rank: int = 0, world_size: int = 1
     ) -> None:
         if n < 1:
-            raise ValueError("The training set is empty: it needs at least one image.")
+            raise UserError("The training set is empty: it needs at least one image.")
         if seed < 0:
-            raise ValueError(f"The seed of the data stream must be 0 or more and is {seed}.")
+            raise UserError(f"The seed of the data stream must be 0 or more and is {seed}.")
         if batch_size < 1 or batch_size % world_size:
-            raise ValueError(
+            raise UserError(
                 f"data.batch_size is the global batch over all ranks: it must be positive and divisible by their "
                 f"number, {world_size}, and is {batch_size}. The next that "
                 f"works: {max(1, batch_size // world_size) * world_size}."

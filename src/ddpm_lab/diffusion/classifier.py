@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ddpm_lab.diffusion.denoiser import network_time
 from ddpm_lab.diffusion.process import Process
+from ddpm_lab.errors import UserError
 
 
 class Classifier(nn.Module):
@@ -44,7 +45,7 @@ class CrossEntropy:
     ) -> dict[str, Tensor]:
         """x_0: [B, C, H, W]; t: [B], 0 for images without noise; "accuracy" is 1 where the likeliest class is y."""
         if y is None:
-            raise ValueError("a classifier learns from labels, and got none")
+            raise UserError("a classifier learns from labels, and got none")
         noise = torch.randn_like(x_0) if noise is None else noise
         log_probs = classifier.log_probs(classifier.process.diffuse(x_0, t, noise), t)
         return {

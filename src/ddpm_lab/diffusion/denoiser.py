@@ -12,6 +12,7 @@ from ddpm_lab.diffusion.predictions import Prediction
 from ddpm_lab.diffusion.process import Process
 from ddpm_lab.diffusion.tables import Times, combine, of_batch
 from ddpm_lab.diffusion.variances import Variance
+from ddpm_lab.errors import UserError
 
 
 class Shift(NamedTuple):
@@ -85,7 +86,7 @@ class Denoiser(nn.Module):
         # Mixed precision ends here: what follows needs the precision of x_t.
         output = self.network(x_t, time, y).to(x_t.dtype)
         if output.shape[1] != self.variance.heads * channels:
-            raise ValueError(
+            raise UserError(
                 f"{type(self.variance).__name__} needs a network with {self.variance.heads * channels} output channels "
                 f"for images of {channels}, and this one returned {output.shape[1]}; set its out_channels"
             )

@@ -14,6 +14,7 @@ from torch import Tensor
 from ddpm_lab.diffusion.denoiser import Denoiser, Estimate, Shift
 from ddpm_lab.diffusion.gaussian import Gaussian
 from ddpm_lab.diffusion.tables import Times, expand, lookup, of_batch
+from ddpm_lab.errors import UserError, WrongTypeError
 
 Outputs = tuple[Tensor, Tensor | None]  # the network's output, and its raw variance
 
@@ -38,7 +39,7 @@ class Guided(Denoiser):
 
     def with_network(self, network: torch.nn.Module) -> Denoiser:
         """Raise TypeError: a guidance is put around the denoiser that has the network already."""
-        raise TypeError(f"{type(self).__name__} is put around a denoiser: exchange the network first")
+        raise WrongTypeError(f"{type(self).__name__} is put around a denoiser: exchange the network first")
 
 
 class Extrapolated(Guided):
@@ -60,18 +61,18 @@ class Extrapolated(Guided):
     ) -> None:
         super().__init__(denoiser)
         if isinstance(denoiser, Guided):
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} mixes outputs of networks and goes inside {type(denoiser).__name__}, not around it"
             )
         self.scale = finite("scale", scale)
         T = denoiser.process.T
         if interval is not None and (len(interval) != 2 or not 1 <= interval[0] <= interval[1] <= T):
-            raise ValueError(
+            raise UserError(
                 f"guidance.interval={list(interval)} is to be [lowest, highest] t with 1 <= lowest <= highest <= T={T}"
             )
         self.interval = interval
         if not 0 <= finite("rescale", rescale) <= 1:
-            raise ValueError(f"guidance.rescale={rescale} is a share of what is taken back: take 0 to 1")
+            raise UserError(f"guidance.rescale={rescale} is a share of what is taken back: take 0 to 1")
         self.rescale = rescale
 
     def both(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> tuple[Outputs, Outputs]:
@@ -119,7 +120,7 @@ class ClassifierFree(Extrapolated):
     def both(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> tuple[Outputs, Outputs]:
         """Labels and null labels, one below the other in one batch."""
         if y is None:
-            raise ValueError("classifier-free guidance needs labels y [B] to guide towards, and got none")
+            raise UserError("classifier-free guidance needs labels y [B] to guide towards, and got none")
         labels = torch.cat([y, torch.full_like(y, self.null_label)])
         output, raw = self.denoiser.outputs(torch.cat([x_t, x_t]), torch.cat([t, t]), labels)
         B = len(x_t)
@@ -143,11 +144,11 @@ class Autoguided(Extrapolated):
     ) -> None:
         super().__init__(denoiser, scale, interval, rescale)
         if not denoiser.process.same_as(weak.process):
-            raise ValueError("the weak model was trained on another schedule; take one of the same schedule and T")
+            raise UserError("the weak model was trained on another schedule; take one of the same schedule and T")
         for name in ("prediction", "variance"):
             strong_has, weak_has = (type(getattr(d, name)).__name__ for d in (denoiser, weak))
             if strong_has != weak_has:
-                raise ValueError(
+                raise UserError(
                     f"the weak model has {name} {weak_has} and the strong one {strong_has}; they must be the same"
                 )
         self.weak = weak
@@ -182,7 +183,7 @@ class ClassifierGuided(Guided):
         self.log_prob = log_prob
         self.scale = finite("scale", scale)
         if not 0 <= finite("min_alpha_bar", min_alpha_bar) < 1:
-            raise ValueError(
+            raise UserError(
                 f"guidance.min_alpha_bar={min_alpha_bar} is a share of signal: take 0 or more, and less than 1"
             )
         self.min_alpha_bar = min_alpha_bar
@@ -191,7 +192,7 @@ class ClassifierGuided(Guided):
     def estimate(self, x_t: Tensor, t: Times, y: Tensor | None = None, *, clip: bool) -> Estimate:
         """As of a Denoiser, moved; y: [B], never None."""
         if y is None:
-            raise ValueError("classifier guidance needs labels y [B] to guide towards, and got none")
+            raise UserError("classifier guidance needs labels y [B] to guide towards, and got none")
         estimate = self.denoiser.estimate(x_t, t, self.labels(y), clip=clip)
         t = of_batch(t, x_t)
         gradient = self.gradient(x_t, t, y)
@@ -236,7 +237,7 @@ class Inpainted(Guided):
     def __init__(self, denoiser: Denoiser, known: Tensor, mask: Tensor) -> None:
         super().__init__(denoiser)
         if mask.dtype != torch.bool or mask.shape[-2:] != known.shape[-2:]:
-            raise ValueError(
+            raise UserError(
                 f"the mask must be bool with the images' {list(known.shape[-2:])} pixels, got {mask.dtype} {list(mask.shape)}"
             )
         self.known = known
@@ -260,7 +261,7 @@ class Inpainted(Guided):
 def finite(name: str, value: float) -> float:
     """The number itself. Raises ValueError, naming guidance.<name>, for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"guidance.{name}={value} is not a number; take one such as 1.0")
+        raise UserError(f"guidance.{name}={value} is not a number; take one such as 1.0")
     return float(value)
 
 

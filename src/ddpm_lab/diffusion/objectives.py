@@ -17,6 +17,7 @@ from ddpm_lab.diffusion.denoiser import Denoiser, Estimate
 from ddpm_lab.diffusion.likelihood import mse, vlb_term
 from ddpm_lab.diffusion.variances import Variance
 from ddpm_lab.diffusion.weightings import uniform
+from ddpm_lab.errors import UserError
 
 Weighting = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,7 +41,7 @@ class Simple:
     def check(self, variance: Variance) -> None:
         """Raise ValueError for a learned variance: nothing in this loss would train it."""
         if variance.heads != 1:
-            raise ValueError(
+            raise UserError(
                 f"objective=simple has no term that trains {type(variance).__name__} variances; set variance=fixed_large "
                 "or fixed_small, or objective=hybrid"
             )
@@ -88,7 +89,7 @@ class Hybrid:
     def check(self, variance: Variance) -> None:
         """Raise ValueError for a fixed variance: the bound's part would move nothing."""
         if variance.heads != 2:
-            raise ValueError(
+            raise UserError(
                 f"objective=hybrid trains the variance through the bound, and {type(variance).__name__} has none to train; "
                 "set variance=learned_range or learned, or objective=simple"
             )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ddpm_lab.diffusion.gaussian import Gaussian
 from ddpm_lab.diffusion.tables import Tables, Times, by_number, combine, expand, lookup, of_batch
+from ddpm_lab.errors import UserError
 
 # A schedule that ends in pure noise has SNR 0 there; this keeps ratios of SNRs finite. Published ones stay above 1e-10.
 LOWEST_SNR = 1e-20
@@ -33,7 +34,7 @@ class Process(Tables):
             or not len(betas)
             or not bool(((betas > 0) & (betas <= 1)).all() and (betas[:-1] < 1).all())
         ):
-            raise ValueError(
+            raise UserError(
                 f"betas must be a vector of at least one number in (0, 1), of which the last alone may be 1, got shape "
                 f"{tuple(betas.shape)}: {betas}"
             )

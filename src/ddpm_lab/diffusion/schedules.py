@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ddpm_lab.errors import UserError
+
 
 def _checked(betas: Tensor, schedule: str) -> Tensor:
     if betas.numel() < 1 or not bool(((betas > 0) & (betas <= 1)).all()):
         low, high = (betas.min().item(), betas.max().item()) if betas.numel() else (math.nan, math.nan)
-        raise ValueError(
+        raise UserError(
             f"schedule {schedule}: every beta must lie in (0, 1], but with T={betas.numel()} they run from {low:.4g} to "
             f"{high:.4g}; change T, beta_start or beta_end"
         )
@@ -24,7 +26,7 @@ def _checked(betas: Tensor, schedule: str) -> Tensor:
 
 def _linspace(start: float, end: float, T: int) -> Tensor:
     if T < 1:
-        raise ValueError(f"a schedule needs at least one timestep, got T={T}")
+        raise UserError(f"a schedule needs at least one timestep, got T={T}")
     return torch.linspace(start, end, T, dtype=torch.float64)
 
 
@@ -36,7 +38,7 @@ def linear(T: int, beta_start: float = 1e-4, beta_end: float = 0.02, rescale: bo
     """
     scale = 1000 / T if rescale and T > 0 else 1.0
     if scale * beta_end >= 1:
-        raise ValueError(
+        raise UserError(
             f"schedule linear: beta_end must stay below 1, got {beta_end}; take 0.02"
             if beta_end >= 1
             else f"schedule linear: with T={T} the last beta is {scale * beta_end:.4g}, which destroys the image in one step; "
@@ -55,7 +57,7 @@ def cosine(T: int, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
         return math.cos((u + s) / (1 + s) * math.pi / 2) ** 2
 
     if T < 1:
-        raise ValueError(f"a schedule needs at least one timestep, got T={T}")
+        raise UserError(f"a schedule needs at least one timestep, got T={T}")
     betas = [min(1 - f((t + 1) / T) / f(t / T), max_beta) for t in range(T)]
     return _checked(torch.tensor(betas, dtype=torch.float64), "cosine")
 
@@ -73,7 +75,7 @@ def constant(T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor
 def warmup(T: int, beta_start: float = 1e-4, beta_end: float = 0.02, fraction: float = 0.1) -> Tensor:
     """beta_end everywhere but in the first int(T * fraction) steps, which grow linearly (Ho et al. 2020, public code)."""
     if not 0 <= fraction <= 1:
-        raise ValueError(f"schedule warmup: fraction must lie in [0, 1], got {fraction}")
+        raise UserError(f"schedule warmup: fraction must lie in [0, 1], got {fraction}")
     betas = _linspace(beta_end, beta_end, T)
     rising = int(T * fraction)
     if rising:

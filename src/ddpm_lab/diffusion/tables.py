@@ -14,6 +14,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ddpm_lab.errors import UserError
+
 Times = Tensor | int
 Numbers = Any  # a float64 tensor [B], or a float: what formulas compute with is the same
 
@@ -52,7 +54,7 @@ def by_number(function: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(times[0], Tensor):
             return function(tables, *times)
         if any(isinstance(time, Tensor) for time in times):
-            raise ValueError("timesteps are integers, or tensors [B]: all of them the one or the other")
+            raise UserError("timesteps are integers, or tensors [B]: all of them the one or the other")
         key = (function.__qualname__, *times)
         if key not in tables.numbers:
             found = function(tables, *(None if time is None else torch.tensor([time]) for time in times))

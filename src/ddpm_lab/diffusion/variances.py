@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddpm_lab.diffusion.process import Process
 from ddpm_lab.diffusion.tables import Numbers, Times, choose, expand
+from ddpm_lab.errors import UserError
 
 
 class Variance(Protocol):
@@ -99,5 +100,5 @@ def _spread(log_variance: Numbers, x_t: Tensor) -> Tensor:
 
 def _required(raw: Tensor | None, variance: Variance) -> Tensor:
     if raw is None:
-        raise ValueError(f"{type(variance).__name__} needs the network's second head of raw variances, and got none")
+        raise UserError(f"{type(variance).__name__} needs the network's second head of raw variances, and got none")
     return raw

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddpm_lab import ranks
 from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.collect import Clock, ImagesAt, collect
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.scores import Metric, NotComputableError, Score
@@ -54,7 +55,7 @@ def judge(
     collected = collect(images_at, n, batch_size, extractor, device, f"judging {n} images")
     statistics = collected.accumulator.finish()
     if len(statistics.pool.mean) != len(reference.pool.mean):
-        raise ValueError(
+        raise UserError(
             f"the reference statistics are of {len(reference.pool.mean)} features and {extractor.name} gives "
             f"{len(statistics.pool.mean)}: take statistics of the same extractor"
         )

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ddpm_lab import ranks
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.likelihood import bits_per_dim, estimate_bits_per_dim, importance
+from ddpm_lab.errors import UserError
 from ddpm_lab.pixels import to_float
 from ddpm_lab.samplers.spacings import timesteps as spaced
 from ddpm_lab.seeds import ImageNoise, mix
@@ -140,7 +141,7 @@ class Fast:
     def __init__(self, images: int | None, draws: int, clip: bool, batch_size: int) -> None:
         _check_positive(images=images, draws=draws, batch_size=batch_size)
         if draws % 2:
-            raise ValueError(
+            raise UserError(
                 f"draws={draws} is odd: two halves of the draws tell the estimator's error; take {draws + 1}"
             )
         self.images = images
@@ -295,4 +296,4 @@ def _protocol(
 def _check_positive(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < 1:
-            raise ValueError(f"{name}={number} must be positive; set {name} to at least 1")
+            raise UserError(f"{name}={number} must be positive; set {name} to at least 1")

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ddpm_lab import ranks
+from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.collect import collect
 from ddpm_lab.metrics.features import Extractor, Images, fingerprint
 from ddpm_lab.metrics.statistics import Statistics, load_statistics, save_statistics
@@ -62,12 +63,12 @@ def check_fit(statistics: Statistics, extractor: Extractor, shape: tuple[int, ..
     """Raise ValueError unless the statistics can be compared with images of this shape seen by this extractor."""
     about = statistics.about
     if "shape" in about and tuple(about["shape"]) != shape:
-        raise ValueError(
+        raise UserError(
             f"{source} is of images {_size(about['shape'])} and the generated ones are {_size(shape)}: take statistics of the "
             "same size and channels; python evaluate.py stats data=… makes them"
         )
     if "extractor_sha256" in about and about["extractor_sha256"] != extractor.sha256:
-        raise ValueError(
+        raise UserError(
             f"{source} was made with the extractor {about['extractor']} {about['extractor_sha256'][:8]}, not "
             f"{extractor.name} {extractor.sha256[:8]}: their features cannot be compared"
         )

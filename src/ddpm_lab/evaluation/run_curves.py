@@ -6,6 +6,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from ddpm_lab.errors import UserError
+
 COLUMNS = 4
 LOGARITHMIC = ("train/loss", "train/mse", "train/vlb", "train/grad_norm")
 
@@ -27,10 +29,10 @@ def run_curves(scalars: Path, folder: Path, names: Sequence[str] | None) -> Path
     known = sorted(curves)
     for name in names or ():
         if name not in curves:
-            raise ValueError(f"{scalars} holds no {name}; it holds {', '.join(known) or 'nothing yet'}")
+            raise UserError(f"{scalars} holds no {name}; it holds {', '.join(known) or 'nothing yet'}")
     shown = known if names is None else list(names)
     if not shown:
-        raise ValueError(f"{scalars} holds no scalar yet: the run logs its first after trainer.log_every_n_steps steps")
+        raise UserError(f"{scalars} holds no scalar yet: the run logs its first after trainer.log_every_n_steps steps")
     panels: dict[str, list[str]] = {}
     for name in shown:
         head, _, tail = name.rpartition("_")

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpm_lab.errors import UserError
+
 OF_THE_PLACE = ("resume", "skip_finished", "data_root", "cache", "threads", "logger")  # they change no number
 
 
@@ -37,11 +39,11 @@ def rows(jobs: Sequence[Job], metrics: Sequence[str] | None) -> list[Row]:
     Raises ValueError where there is no job, or none has a metric that is named.
     """
     if not jobs:
-        raise ValueError("no run in this folder is finished (has a file DONE)")
+        raise UserError("no run in this folder is finished (has a file DONE)")
     known = sorted({name for job in jobs for name, value in job.metrics.items() if isinstance(value, (int, float))})
     for name in metrics or ():
         if name not in known:
-            raise ValueError(f"no run has a metric {name}; they have {', '.join(known)}")
+            raise UserError(f"no run has a metric {name}; they have {', '.join(known)}")
     shown = metrics or [name for name in known if any(f"{name}_protocol" in job.metrics for job in jobs)]
     varied = [
         key
@@ -64,7 +66,7 @@ def sweep_report(jobs: Sequence[Job], folder: Path, metrics: Sequence[str] | Non
     """Write report.csv and report.png; return the table as text."""
     table = rows(jobs, metrics)
     if not table:
-        raise ValueError("the finished runs have no number with a protocol to report; name others with only=[…]")
+        raise UserError("the finished runs have no number with a protocol to report; name others with only=[…]")
     with (folder / "report.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [("choice", "metric", "mean", "sd", "seeds"), *((r.choice, r.metric, r.mean, r.sd, r.seeds) for r in table)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm_lab import ranks
+from ddpm_lab.errors import UserError
 from ddpm_lab.metrics.features import Extractor, Features, Images, as_rgb, fingerprint
 from ddpm_lab.pixels import to_float
 
@@ -115,15 +116,15 @@ def classifier(
     Raises ValueError without classes to tell apart, with fewer than 20 images, or for options that cannot train.
     """
     if num_classes is None or num_classes < 2:
-        raise ValueError(
+        raise UserError(
             f"features=classifier learns to tell classes apart and {name} has {num_classes or 'no'} labelled classes: set "
             "features=inception, or give the data set its classes (data.class_of=… for a folder of images)"
         )
     recipe = Recipe(steps, batch_size, width, learning_rate, seed)
     if steps < 10 or batch_size < 2 or width < 8:
-        raise ValueError(f"features=classifier needs steps >= 10, batch_size >= 2 and width >= 8, got {recipe}")
+        raise UserError(f"features=classifier needs steps >= 10, batch_size >= 2 and width >= 8, got {recipe}")
     if len(train) < 20:
-        raise ValueError(f"features=classifier needs at least 20 images to learn from, and {name} has {len(train)}")
+        raise UserError(f"features=classifier needs at least 20 images to learn from, and {name} has {len(train)}")
 
     key = hashlib.sha256(repr((VERSION, fingerprint(train), num_classes, recipe)).encode()).hexdigest()[:16]
     path = cache / "classifiers" / f"{name}-{key}.pt"
@@ -239,7 +240,7 @@ def _read(path: Path) -> Trained | None:
         kept = torch.load(path, map_location="cpu", weights_only=True)
         trained = Trained(kept["state"], kept["accuracy"], kept["sha256"])
         if _sha256(trained.state) != trained.sha256:
-            raise ValueError("its numbers have changed")
+            raise UserError("its numbers have changed")
         return trained
     except Exception as error:  # torch raises whatever the damage
         print(f"{path} is damaged ({type(error).__name__}); it is trained anew", flush=True)

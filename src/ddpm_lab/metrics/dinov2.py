@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtractorDinoV2
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.metrics.features import Extractor, Features, Images, WeightsNotFoundError, as_rgb
 from ddpm_lab.metrics.weights import read_weights
 
@@ -35,7 +36,7 @@ class DinoV2(Extractor):
         try:
             vit.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"{weights} holds the weights of another network than {model}") from error
+            raise UserError(f"{weights} holds the weights of another network than {model}") from error
         self.network = _Offline(model, vit).requires_grad_(False)
         self.eval()
 
@@ -71,7 +72,7 @@ def dinov2(
     for another model or a file that is not what it should be.
     """
     if model not in MODEL_METADATA:
-        raise ValueError(f"features.model={model} is not one of {', '.join(MODEL_METADATA)}")
+        raise UserError(f"features.model={model} is not one of {', '.join(MODEL_METADATA)}")
     hub = Path(torch.hub.get_dir())
     repository = hub / "facebookresearch_dinov2_main"
     weights = hub / "checkpoints" / f"{MODEL_METADATA[model]}_pretrain.pth"

@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from ddpm_lab.errors import NoSuchFileError, UserError, WrongTypeError
+
 
 class Features(NamedTuple):
     """What the metrics need of B images, float32.
@@ -58,18 +60,18 @@ class FeatureSource(Protocol):
         ...
 
 
-class WeightsNotFoundError(FileNotFoundError):
+class WeightsNotFoundError(NoSuchFileError):
     """The weights of an extractor are not here; the message says which file, its hash, and where to put it."""
 
 
 def as_rgb(images: Tensor) -> Tensor:
     """Images uint8 [B, 1 or 3, H, W] as [B, 3, H, W]: grey is spread. Raises TypeError or ValueError for others."""
     if images.dtype != torch.uint8:
-        raise TypeError(
+        raise WrongTypeError(
             f"metrics take uint8 images in 0..255 and got {images.dtype}; round them first (pixels.to_uint8)"
         )
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"metrics take images [B, 1 or 3, H, W] and got {list(images.shape)}")
+        raise UserError(f"metrics take images [B, 1 or 3, H, W] and got {list(images.shape)}")
     return images.expand(-1, 3, -1, -1)
 
 

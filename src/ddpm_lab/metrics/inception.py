@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.metrics.features import Extractor, Features, Images, WeightsNotFoundError, as_rgb
 from ddpm_lab.metrics.weights import read_weights
 
@@ -40,7 +41,7 @@ class Inception(Extractor):
                     self.name, ["2048", "logits_unbiased"], feature_extractor_weights_path=copy
                 )
         except RuntimeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{weights} holds the weights of another network: features=inception takes {URL_INCEPTION_V3}"
             ) from error
         self.eval()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.metrics.statistics import Moments, Statistics
 
 
@@ -92,7 +93,7 @@ class KID:
 
     def __init__(self, subsets: int = 100, subset_size: int = 1000) -> None:
         if subsets < 1 or subset_size < 2:
-            raise ValueError(f"KID needs subsets >= 1 of subset_size >= 2, got {subsets} and {subset_size}")
+            raise UserError(f"KID needs subsets >= 1 of subset_size >= 2, got {subsets} and {subset_size}")
         self.subsets = subsets
         self.subset_size = subset_size
 
@@ -114,7 +115,7 @@ class PrecisionRecall:
 
     def __init__(self, neighbours: int = 3) -> None:
         if neighbours < 1:
-            raise ValueError(f"precision and recall need neighbours >= 1, got {neighbours}")
+            raise UserError(f"precision and recall need neighbours >= 1, got {neighbours}")
         self.neighbours = neighbours
 
     def __call__(self, generated: Statistics, reference: Statistics) -> list[Score]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm_lab.errors import NoSuchFileError, UserError
 from ddpm_lab.metrics.features import Features
 
 KEEP = 10_000  # features that KID, precision and recall are computed from: those of the first images
@@ -47,7 +48,7 @@ class Accumulator:
 
     def __init__(self, n: int, device: torch.device | str = "cpu") -> None:
         if n < 2:
-            raise ValueError(f"a covariance needs at least two images, got {n}")
+            raise UserError(f"a covariance needs at least two images, got {n}")
         self.n = n
         self.seen = 0
         # MPS has no float64.
@@ -68,7 +69,7 @@ class Accumulator:
             self.classes = None if logits is None else _ClassSums(self.n, logits)
         first, self.seen = self.seen, self.seen + len(pool)
         if self.seen > self.n:
-            raise ValueError(f"statistics of {self.n} images were given {self.seen}")
+            raise UserError(f"statistics of {self.n} images were given {self.seen}")
         if first < len(self.features):
             kept = pool[: len(self.features) - first]
             self.features[first : first + len(kept)] = kept
@@ -81,7 +82,7 @@ class Accumulator:
     def finish(self, about: dict[str, Any] | None = None) -> Statistics:
         """The statistics. Raises ValueError unless exactly n images have been added."""
         if self.pool is None or self.seen != self.n:
-            raise ValueError(f"statistics of {self.n} images were given {self.seen}")
+            raise UserError(f"statistics of {self.n} images were given {self.seen}")
         return Statistics(
             self.n,
             self.pool.moments(self.n),
@@ -166,7 +167,7 @@ def load_statistics(path: Path) -> Statistics:
     """
     arrays = read_arrays(path)
     if not {"mu", "sigma"} <= arrays.keys():
-        raise ValueError(
+        raise UserError(
             f"{path} holds {', '.join(arrays) or 'nothing'} and no mu and sigma: it is no file of reference statistics; "
             "make one with: python evaluate.py stats data=… out=…"
         )
@@ -189,20 +190,18 @@ def holds_moments(path: Path) -> bool:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; nothing is unpickled. Raises FileNotFoundError, or ValueError for a damaged file."""
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise NoSuchFileError(f"there is no file {path}")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, EOFError, ValueError, TypeError, zlib.error, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read as an .npz file ({error}): it is damaged or of another kind"
-        ) from error
+        raise UserError(f"{path} cannot be read as an .npz file ({error}): it is damaged or of another kind") from error
 
 
 def _moments(path: Path, arrays: dict[str, np.ndarray], mean: str, covariance: str) -> Moments:
     mu, sigma = arrays[mean], arrays[covariance]
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise ValueError(
+        raise UserError(
             f"{path} holds {mean} {list(mu.shape)} and {covariance} {list(sigma.shape)}; they must be finite numbers [D] "
             "and [D, D]"
         )

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ddpm_lab.errors import UserError
+
 GROUPS = 32
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -23,7 +25,7 @@ def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
         ValueError: the channels do not split into 32 groups.
     """
     if channels % GROUPS:
-        raise ValueError(
+        raise UserError(
             f"Group norm in {GROUPS} groups cannot take {channels} channels: "
             f"choose model_channels and channel_mult so that each level has a multiple of {GROUPS}."
         )
@@ -144,7 +146,7 @@ def heads(channels: int, num_heads: int, head_channels: int | None) -> int:
     count = num_heads if head_channels is None else channels // head_channels
     if count < 1 or channels % count or (head_channels is not None and count * head_channels != channels):
         asked = f"{num_heads} heads" if head_channels is None else f"heads of {head_channels} channels"
-        raise ValueError(f"{channels} channels do not split into {asked}: change num_heads or head_channels.")
+        raise UserError(f"{channels} channels do not split into {asked}: change num_heads or head_channels.")
     return count
 
 

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from ddpm_lab.errors import UserError
+
 GRAPHS = ("reduce-overhead", "max-autotune")  # replay CUDA graphs, whose memory the next call overwrites
 MODES = ("default", *GRAPHS, "max-autotune-no-cudagraphs")
 
@@ -15,6 +17,6 @@ def compile_network(network: nn.Module, mode: bool | str) -> None:
     Raises ValueError for any other.
     """
     if not isinstance(mode, bool) and mode not in MODES:
-        raise ValueError(f"compile={mode} is none of false, true, {', '.join(MODES)}")
+        raise UserError(f"compile={mode} is none of false, true, {', '.join(MODES)}")
     if mode:
         network.compile(mode="default" if mode is True else mode)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm_lab.errors import UserError
+
 
 def _sinusoid(angles: Tensor, *, cosine_first: bool, dim: int) -> Tensor:
     """Angles [B, dim // 2] -> [B, dim], with one zero at the end where dim is odd."""
@@ -88,10 +90,10 @@ class TimeEmbedding(nn.Module):
         h: Tensor = self.mlp(self.sinusoid(t, self.channels).to(self.projection.weight.dtype))
         if self.label is None:
             if y is not None:
-                raise ValueError("Labels y were given to a network without classes: build it with num_classes.")
+                raise UserError("Labels y were given to a network without classes: build it with num_classes.")
             return h
         if y is None:
-            raise ValueError(
+            raise UserError(
                 f"This network has {self.label.num_embeddings} classes and got no labels: pass y, [B] integers."
             )
         return h + self.label(y)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.networks.blocks import Attention, ResidualBlock
 
 
@@ -45,7 +46,7 @@ def plan(
     """
     halvings = len(channel_mult) - 1
     if image_size < 1 or image_size % 2**halvings:
-        raise ValueError(
+        raise UserError(
             f"An image of {image_size} pixels cannot be halved {halvings} times for the {halvings + 1} levels of "
             f"channel_mult: resize it to a multiple of {2**halvings}, or give fewer multipliers."
         )
@@ -160,7 +161,7 @@ def check_images(x: Tensor, in_channels: int, levels: int) -> None:
     """
     multiple = 2 ** (levels - 1)
     if x.ndim != 4 or x.shape[1] != in_channels or x.shape[2] % multiple or x.shape[3] % multiple:
-        raise ValueError(
+        raise UserError(
             f"This network takes images [B, {in_channels}, H, W] with H and W multiples of {multiple}, "
             f"and got {list(x.shape)}: change the data, or in_channels and channel_mult of the network."
         )

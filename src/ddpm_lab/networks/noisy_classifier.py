@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.networks.adm_unet import adm_blocks
 from ddpm_lab.networks.blocks import attend, group_norm, heads, zero
 from ddpm_lab.networks.embeddings import TimeEmbedding, cosine_first_embedding
@@ -58,7 +59,7 @@ class AttentionPool(nn.Module):
         """
         tokens = F.silu(self.norm(features[-1])).flatten(2).transpose(1, 2)  # [B, H*W, C]
         if tokens.shape[1] + 1 != self.positions.shape[0]:
-            raise ValueError(
+            raise UserError(
                 f"This pool has positions for {self.positions.shape[0] - 1} pixels and got {tokens.shape[1]}: "
                 "build the classifier with the image_size it is called with."
             )

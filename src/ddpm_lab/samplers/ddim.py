@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.tables import combine
+from ddpm_lab.errors import UserError
 from ddpm_lab.samplers.sampler import RandnLike, Sampler
 from ddpm_lab.samplers.spacings import Spacing
 
@@ -22,7 +23,7 @@ class DDIM(Sampler):
     ) -> None:
         super().__init__(steps, spacing, clip)
         if not 0 <= eta <= 1:
-            raise ValueError(
+            raise UserError(
                 f"eta scales the noise from none (0) to that of ancestral sampling (1), got {eta}; take 0 to 1"
             )
         self.eta = eta

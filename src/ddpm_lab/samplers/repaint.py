@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.errors import UserError
 from ddpm_lab.samplers.sampler import RandnLike, Sampler
 
 
@@ -25,7 +26,7 @@ class RePaint(Sampler):
     def __init__(self, sampler: Sampler, jump_length: int = 10, resamples: int = 10) -> None:
         super().__init__(sampler.steps, sampler.spacing, sampler.clip)
         if jump_length < 1 or resamples < 1:
-            raise ValueError(
+            raise UserError(
                 "jump_length and resamples count steps and walks of them: both must be at least 1, got "
                 f"jump_length={jump_length} and resamples={resamples}"
             )
@@ -40,7 +41,7 @@ class RePaint(Sampler):
         where the walk is too short for a jump.
         """
         if self.resamples > 1 and self.jump_length >= stages:
-            raise ValueError(
+            raise UserError(
                 f"a walk of {stages} steps has no room for jumps of jump_length={self.jump_length}: take a shorter one, more "
                 "steps, or resamples=1 for none"
             )

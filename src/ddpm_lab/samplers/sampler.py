@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.errors import UserError
 from ddpm_lab.samplers.spacings import Spacing, pairs, timesteps
 
 RandnLike = Callable[[Tensor], Tensor]
@@ -36,7 +37,7 @@ class Sampler(ABC):
         """
         chosen = self.timesteps(T)
         if start is not None and start not in chosen:
-            raise ValueError(
+            raise UserError(
                 f"a walk of {len(chosen)} steps has none that starts at t={start}; near it: {self.nearest(T, start)}"
             )
         return chosen if start is None else chosen[: chosen.index(start) + 1]

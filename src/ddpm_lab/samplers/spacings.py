@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ddpm_lab.errors import UserError
+
 Spacing = str | Sequence[int] | Callable[[int, int], list[int]]
 
 
@@ -26,7 +28,7 @@ def ddim(T: int, steps: int) -> list[int]:
         timesteps = list(range(1, T + 1, stride))
         if len(timesteps) == steps:
             return timesteps
-    raise ValueError(f"spacing ddim: no integer stride takes {steps} of T={T} timesteps; take another number of steps")
+    raise UserError(f"spacing ddim: no integer stride takes {steps} of T={T} timesteps; take another number of steps")
 
 
 def quadratic(T: int, steps: int) -> list[int]:
@@ -46,14 +48,14 @@ def sections(T: int, counts: Sequence[int]) -> list[int]:
     The stride is a float, accumulated, each position rounded half to even (public code). A count of 1 takes the first.
     """
     if not 1 <= len(counts) <= T:
-        raise ValueError(f"spacing: T={T} timesteps cannot be cut into {len(counts)} sections; take 1..{T}")
+        raise UserError(f"spacing: T={T} timesteps cannot be cut into {len(counts)} sections; take 1..{T}")
     size, extra = divmod(T, len(counts))
     timesteps: list[int] = []
     start = 1
     for i, count in enumerate(counts):
         length = size + (1 if i < extra else 0)
         if not 1 <= count <= length:
-            raise ValueError(
+            raise UserError(
                 f"spacing: cannot take {count} timesteps from a section of {length} (T={T} cut into {len(counts)}); take "
                 f"between 1 and {length}"
             )
@@ -79,19 +81,19 @@ def timesteps(T: int, steps: int | None, spacing: Spacing) -> list[int]:
         try:
             spacing = [int(count) for count in spacing.split(",")]
         except ValueError:
-            raise ValueError(
+            raise UserError(
                 f"spacing={spacing!r} is none of {', '.join(NAMED)}, nor counts of sections such as '10,15,20'"
             ) from None
     if isinstance(spacing, Sequence) and not isinstance(spacing, str):
         chosen = sections(T, spacing)
         if steps not in (None, len(chosen)):
-            raise ValueError(
+            raise UserError(
                 f"spacing={list(spacing)} makes {len(chosen)} steps, but steps={steps}; set steps={len(chosen)} or null"
             )
         return chosen
     given, steps = steps, T if steps is None else steps
     if not 1 <= steps <= T:
-        raise ValueError(f"steps={steps} does not fit a process of T={T} timesteps; take between 1 and {T}")
+        raise UserError(f"steps={steps} does not fit a process of T={T} timesteps; take between 1 and {T}")
     if isinstance(spacing, str):
         return NAMED[spacing](T, steps)
     chosen = spacing(T, steps)
@@ -101,7 +103,7 @@ def timesteps(T: int, steps: int | None, spacing: Spacing) -> list[int]:
         or not 1 <= chosen[0] <= chosen[-1] <= T
         or given not in (None, len(chosen))
     ):
-        raise ValueError(
+        raise UserError(
             f"spacing: the function must return steps={given} ascending, different timesteps of 1..T = 1..{T}, got {chosen}"
         )
     return chosen

@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.samplers.ddim import DDIM
 from ddpm_lab.seeds import ImageNoise
 from ddpm_lab.steering.interpolation import deterministic, encode
@@ -159,7 +160,7 @@ class Vary:
     def __call__(self, job: Job) -> Outcome:
         """For each of n starts, a row for each t: x_t, and the images."""
         if isinstance(job.sampler, DDIM) and job.sampler.eta == 0:
-            raise ValueError(
+            raise UserError(
                 "task=vary needs a sampler that draws noise, and DDIM with eta=0 does not: take sampler=ancestral"
             )
         wanted = numbers("task.t", [job.T * k / 4 for k in (4, 3, 2, 1)] if self.t is None else self.t, 1, job.T)
@@ -222,9 +223,7 @@ def _ladder(job: Job, steps: list[int], task: str) -> list[DDIM]:
     sampler = deterministic(job, task)
     numbers("task.steps", steps, 2, job.T, int)
     if not isinstance(sampler.spacing, str):
-        raise ValueError(
-            f"task={task} walks in many numbers of steps, and sampler.spacing={sampler.spacing} is for one"
-        )
+        raise UserError(f"task={task} walks in many numbers of steps, and sampler.spacing={sampler.spacing} is for one")
     samplers = [DDIM(s, 0.0, sampler.spacing, sampler.clip) for s in steps]
     for each in samplers:
         each.timesteps(job.T)

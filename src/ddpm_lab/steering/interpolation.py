@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.samplers.ddim import DDIM
 from ddpm_lab.samplers.interpolation import slerp
 from ddpm_lab.steering.job import Job, Outcome, numbers, sheet, whole
@@ -96,7 +97,7 @@ class InterpolateLatents:
 def deterministic(job: Job, task: str) -> DDIM:
     """The sampler. Raises ValueError unless it is DDIM without noise, whose latents stand for images."""
     if not isinstance(job.sampler, DDIM) or job.sampler.eta != 0:
-        raise ValueError(f"task={task} needs a walk without noise: set sampler=ddim sampler.eta=0")
+        raise UserError(f"task={task} needs a walk without noise: set sampler=ddim sampler.eta=0")
     return job.sampler
 
 

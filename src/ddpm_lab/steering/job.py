@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.generation import Samples
 from ddpm_lab.pictures import FRAME, captioned, grid
 from ddpm_lab.samplers.sampler import Sampler
@@ -83,7 +84,7 @@ class Job:
         if of_sources is not None:
             return of_sources
         if self.null_label is None:
-            raise ValueError("this model needs labels, and these images have none of their own: add labels=…")
+            raise UserError("this model needs labels, and these images have none of their own: add labels=…")
         if self.samples.guidance["guidance"] is not None:
             print(
                 "note: without labels guidance has nothing to guide towards, and the unconditional model is walked; add "
@@ -150,7 +151,7 @@ def sheet(images: Tensor, caption: str, columns: Sequence[str], rows: Sequence[s
 def whole(name: str, value: object, least: int) -> int:
     """The number itself. Raises ValueError, naming the option, unless it is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value} must be a whole number of at least {least}")
+        raise UserError(f"{name}={value} must be a whole number of at least {least}")
     return value
 
 
@@ -160,7 +161,7 @@ def numbers(name: str, value: object, least: float, most: float, kind: type = fl
     kinds = (int,) if kind is int else (int, float)
     if not found or any(isinstance(x, bool) or not isinstance(x, kinds) or not least <= x <= most for x in found):
         whole_ones = "whole numbers" if kind is int else "numbers"
-        raise ValueError(f"{name}={value} must be one of the {whole_ones} from {least} to {most}, or a list of them")
+        raise UserError(f"{name}={value} must be one of the {whole_ones} from {least} to {most}, or a list of them")
     return found
 
 

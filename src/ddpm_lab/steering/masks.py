@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddpm_lab.errors import NoSuchFileError, UserError
+
 
 def half(H: int, W: int, generator: torch.Generator) -> Tensor:
     """The left half."""
@@ -57,21 +59,21 @@ def read_mask(mask: str, H: int, W: int, seed: int) -> Tensor:
     else:
         path = Path(mask)
         if not path.is_file():
-            raise FileNotFoundError(f"task.mask={mask} is none of {', '.join(NAMED)}, nor a picture's file")
+            raise NoSuchFileError(f"task.mask={mask} is none of {', '.join(NAMED)}, nor a picture's file")
         try:
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("L"))
         except Exception as error:  # Pillow raises whatever the damage
-            raise ValueError(
+            raise UserError(
                 f"task.mask={mask} cannot be read as a picture ({error}); bright pixels are known"
             ) from error
         if pixels.shape != (H, W):
-            raise ValueError(
+            raise UserError(
                 f"task.mask={mask} has {pixels.shape[0]}x{pixels.shape[1]} pixels and the images {H}x{W}: they must be equal"
             )
         known = torch.from_numpy(pixels >= 128)
     if known.all() or not known.any():
-        raise ValueError(
+        raise UserError(
             f"task.mask={mask} leaves {'nothing to paint' if known.all() else 'nothing known'}: bright pixels are known"
         )
     return known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.progressive import progressive
 from ddpm_lab.pictures import captioned, grid
 from ddpm_lab.steering.job import Job, Outcome, sheet, whole
@@ -34,7 +35,7 @@ class Classes:
     def __call__(self, job: Job) -> Outcome:
         """A row for each class of labels=…, all without. Raises ValueError for a model without labels."""
         if job.samples.chosen is None:
-            raise ValueError("task=classes needs a model with classes: a class-conditional run, or guidance=classifier")
+            raise UserError("task=classes needs a model with classes: a class-conditional run, or guidance=classifier")
         classes = list(dict.fromkeys(job.samples.chosen))
         y = torch.tensor(classes).repeat_interleave(job.n)
         numbers = list(range(job.n)) * len(classes)

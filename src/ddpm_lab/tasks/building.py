@@ -15,6 +15,7 @@ from ddpm_lab import runs
 from ddpm_lab.diffusion.classifier import Classifier
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.process import Process
+from ddpm_lab.errors import NoSuchFileError, UserError
 from ddpm_lab.networks.compiling import compile_network
 from ddpm_lab.networks.precision import InBfloat16
 
@@ -83,10 +84,10 @@ def _load(
     folder = runs.checked_run(path.parent.parent if path.suffix == ".ckpt" else path)
     config = runs.load_config(folder)
     if config.task.name != task:
-        raise ValueError(f"{run} is a run of task={config.task.name} and one of task={task} is needed here")
+        raise UserError(f"{run} is a run of task={config.task.name} and one of task={task} is needed here")
     checkpoint = path if path.suffix == ".ckpt" else runs.latest_checkpoint(folder)
     if checkpoint is None:
-        raise FileNotFoundError(f"run={run} has no checkpoint yet: {folder}/checkpoints holds no last*.ckpt")
+        raise NoSuchFileError(f"run={run} has no checkpoint yet: {folder}/checkpoints holds no last*.ckpt")
     loaded = runs.load_checkpoint(checkpoint)
     model = build(config)
     prefix = runs.weights_prefix(str(weights), list(config.ema_rates))
@@ -104,7 +105,7 @@ def to_draw(denoiser: Denoiser, precision: str, compile: bool | str) -> Denoiser
     Raises ValueError for any other precision, and as `compile_network`.
     """
     if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision={precision} is neither fp32 nor bf16")
+        raise UserError(f"precision={precision} is neither fp32 nor bf16")
     drawing = denoiser if precision == "fp32" else denoiser.with_network(InBfloat16(denoiser.network)).eval()
     for network in {denoiser.network, drawing.network}:
         compile_network(network, compile)
@@ -120,7 +121,7 @@ def channels_last(config: DictConfig) -> bool:
     choice = config.channels_last
     if choice != "auto":
         if not isinstance(choice, bool):
-            raise ValueError(f"channels_last={choice} is none of auto, true, false")
+            raise UserError(f"channels_last={choice} is none of auto, true, false")
         return choice
     on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return on_gpu and str(config.trainer.precision) in ("16-mixed", "16", "bf16-mixed", "bf16")
@@ -147,7 +148,7 @@ def find_device(accelerator: str) -> torch.device:
         accelerator = next(name for name in ("cuda", "mps", "cpu") if choices[name])
     if not choices.get(accelerator, False):
         there = ", ".join(name for name, present in choices.items() if present)
-        raise ValueError(f"accelerator={accelerator} is not on this machine; take auto or one of: {there}")
+        raise UserError(f"accelerator={accelerator} is not on this machine; take auto or one of: {there}")
     if accelerator == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("cuda", torch.cuda.current_device())

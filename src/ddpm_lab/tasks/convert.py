@@ -18,6 +18,7 @@ from ddpm_lab import runs
 from ddpm_lab.checkpoints import diffusers, openai, schedulers
 from ddpm_lab.checkpoints.tensors import read_tensors
 from ddpm_lab.diffusion.process import Process
+from ddpm_lab.errors import FolderInUseError, UserError
 from ddpm_lab.tasks.building import load_any
 from ddpm_lab.tasks.foreign import Foreign, check_walk, is_upsampler, labels_of, read
 
@@ -35,16 +36,16 @@ def convert(config: DictConfig) -> None:
         "run": _to_run,
     }
     if config.to not in writers:
-        raise ValueError(f"to={config.to} is none of {', '.join(writers)}")
+        raise UserError(f"to={config.to} is none of {', '.join(writers)}")
     out = Path(config.out)
     # Beside a file, inside a folder.
     card = out.with_name(f"{out.name}.md") if config.to in ("openai", "export") else out / "README.md"
     for path in (out, card):
         if path.exists():
-            raise FileExistsError(f"{path} is there already: remove it, or give another out=…")
+            raise FolderInUseError(f"{path} is there already: remove it, or give another out=…")
     nearest = next(parent for parent in out.absolute().parents if parent.exists())
     if not nearest.is_dir():
-        raise ValueError(f"out={out}: {nearest} is a file, and no folder can be made there")
+        raise UserError(f"out={out}: {nearest} is a file, and no folder can be made there")
     source = read(config["from"], config.format, config.published, config.weights)
     with tempfile.TemporaryDirectory(dir=nearest, prefix=".converting.") as folder:
         written = Path(folder) / out.name
@@ -52,7 +53,7 @@ def convert(config: DictConfig) -> None:
         compared = [_compare(source, ours, again) for ours, again in pairs]
         for difference, largest in compared:
             if not difference <= TOLERANCE * max(largest, 1e-6):
-                raise ValueError(
+                raise UserError(
                     f"out={out} is not written: its network differs from that of {config['from']} by {difference:.3g}, with "
                     f"outputs up to {largest:.3g}"
                 )
@@ -70,7 +71,7 @@ def _to_diffusers(config: DictConfig, source: Foreign, out: Path) -> Pairs:
     """A DDPMPipeline."""
     betas, prediction, variance, clip = check_walk(source, config["from"])
     if source.time_scale != 1.0:
-        raise ValueError(
+        raise UserError(
             f"{config['from']} tells its network (t - 1) * {source.time_scale:g}, and a UNet2DModel is told t - 1: it cannot "
             "be written for diffusers"
         )
@@ -100,7 +101,7 @@ def _to_openai(config: DictConfig, source: Foreign, out: Path) -> Pairs:
     """A state dict as improved-diffusion and guided-diffusion load it, in the old order of attention channels."""
     network: Any = source.network
     if not isinstance(network, openai.Network):
-        raise ValueError(
+        raise UserError(
             f"A {type(network).__name__} has no place in OpenAI's code: only ADM's networks can be written."
         )
     torch.save(openai.to_openai(network), out)
@@ -131,9 +132,9 @@ def _to_safetensors(config: DictConfig, source: Foreign, out: Path) -> Pairs:
 def _to_export(config: DictConfig, source: Foreign, out: Path) -> Pairs:
     """torch.export's program: network(x, t) or network(x, t, y) for any batch of two or more, t counted from 0."""
     if out.suffix != ".pt2":
-        raise ValueError(f"out={config.out}: the file of an exported program ends in .pt2")
+        raise UserError(f"out={config.out}: the file of an exported program ends in .pt2")
     if is_upsampler(source.network):
-        raise ValueError(f"{config['from']} is an upsampler, whose small image has no place in an exported program")
+        raise UserError(f"{config['from']} is an upsampler, whose small image has no place in an exported program")
     batch = torch.export.Dim("batch", min=2)
     inputs = _inputs(source)
     program = torch.export.export(source.network, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
@@ -144,7 +145,7 @@ def _to_export(config: DictConfig, source: Foreign, out: Path) -> Pairs:
 def _to_run(config: DictConfig, source: Foreign, out: Path) -> Pairs:
     """A run folder that takes part wherever run=… does, of the data that config.data names."""
     if config.data is None:
-        raise ValueError("to=run needs the data that the model was trained on, for its labels and metrics: add data=…")
+        raise UserError("to=run needs the data that the model was trained on, for its labels and metrics: add data=…")
     if not source.is_classifier:
         check_walk(source, config["from"])
     run = _compose(config, source)

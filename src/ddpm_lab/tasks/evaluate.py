@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddpm_lab import ranks, runs
 from ddpm_lab.data.images import read_images
+from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.generation import Samples, judge, protocol_of_reference
 from ddpm_lab.evaluation.reference import check_fit, reference_statistics
 from ddpm_lab.evaluation.report import Report
@@ -26,7 +27,7 @@ from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
 def evaluate(config: DictConfig) -> float:
     """Write metrics.json and pictures; return the FID, or bits per dimension where no images are judged."""
     if config.batch_size < 1 or (config.n is not None and config.n < 2):
-        raise ValueError(
+        raise UserError(
             f"batch_size must be positive and n at least 2, got batch_size={config.batch_size} n={config.n}"
         )
     check_source(config)
@@ -50,7 +51,7 @@ def evaluate(config: DictConfig) -> float:
 def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> None:
     """A model's bound, and its samples if n is given."""
     if config.run is None and config.data is None:
-        raise ValueError("a model from elsewhere is judged by a data set: add data=… (such as data=cifar10)")
+        raise UserError("a model from elsewhere is judged by a data set: add data=… (such as data=cifar10)")
     run, denoiser, step = load_model(config)
     denoiser.to(device)
     data, dataset = run.data, instantiate(run.data.dataset)
@@ -98,13 +99,13 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
     """Images in files, beside those of a data set or of other files."""
     _check_nothing_steers(config, "give a run=… instead of samples=…")
     if config.data is None and config.reference is None:
-        raise ValueError(
+        raise UserError(
             "samples=… are compared with a data set or a file: add data=… (such as data=cifar10) or reference=….npz"
         )
     images = read_images(config.samples)
     n = config.n or len(images)
     if n > len(images):
-        raise ValueError(f"n={n} images were asked for and samples={config.samples} holds {len(images)}")
+        raise UserError(f"n={n} images were asked for and samples={config.samples} holds {len(images)}")
     shape = tuple(images.__getitems__([0])[0].shape[1:])
     extractor, reference = _references(config, config.data, shape, device)
     judged = judge(
@@ -125,7 +126,7 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
 def _check_nothing_steers(config: DictConfig, advice: str) -> None:
     """Raise ValueError for guidance and labels where no images are drawn."""
     if config.labels is not None or not config.guidance._target_.endswith(".unguided"):
-        raise ValueError(f"guidance and labels are of images that are drawn, and none are: {advice}")
+        raise UserError(f"guidance and labels are of images that are drawn, and none are: {advice}")
 
 
 def _references(

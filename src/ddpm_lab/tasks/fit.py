@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ddpm_lab import runs
+from ddpm_lab.errors import FolderInUseError, NoSuchFileError, UserError
 from ddpm_lab.folders import done, mark_done, mark_undone
 from ddpm_lab.jobs import SWEEP
 from ddpm_lab.tasks.building import build_module, set_threads
@@ -37,9 +38,9 @@ def fit(config: DictConfig) -> float:
 
     _hush()
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise ValueError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
+        raise UserError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
     if str(config.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
-        raise ValueError(
+        raise UserError(
             f"trainer.precision={config.trainer.precision}: images and weights are float32 here; take 32-true, 16-mixed or "
             "bf16-mixed"
         )
@@ -155,21 +156,21 @@ def _is_first_process() -> bool:
 def _checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:
     if resume is None:
         if runs.latest_checkpoint(folder) is not None:
-            raise FileExistsError(
+            raise FolderInUseError(
                 f"{folder} holds a run already; add resume=auto to continue it, or give another hydra.run.dir"
             )
         return None
     if resume in ("auto", "last"):
         latest = runs.sound_checkpoint(folder)
         if latest is None and resume == "last":
-            raise FileNotFoundError(
+            raise NoSuchFileError(
                 f"resume=last found no checkpoint in {folder} and no folder of the same command that holds one; name the "
                 "run with hydra.run.dir=…, or take resume=auto, which then starts anew"
             )
         return latest
     path = Path(resume)
     if not path.is_file():
-        raise FileNotFoundError(f"resume={resume} is neither auto, last nor a checkpoint file; omit it to start anew")
+        raise NoSuchFileError(f"resume={resume} is neither auto, last nor a checkpoint file; omit it to start anew")
     return path
 
 
@@ -183,7 +184,7 @@ def _check_checkpoint(path: Path, module: Any) -> int:
     loaded = runs.load_checkpoint(path)
     missing = {"optimizer_states", "lr_schedulers", "loops", "callbacks"} - loaded.keys()
     if missing:
-        raise ValueError(f"{path} holds no {', '.join(sorted(missing))}: it has weights, but no run can go on from it")
+        raise UserError(f"{path} holds no {', '.join(sorted(missing))}: it has weights, but no run can go on from it")
     runs.check_same(path, loaded["state_dict"], module.state_dict())
     old = _hyperparameters(loaded["optimizer_states"][0]["param_groups"][0])
     new = _hyperparameters(module.make_optimizer(module.denoiser.parameters()).param_groups[0])

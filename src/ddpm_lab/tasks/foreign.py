@@ -21,6 +21,7 @@ from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.predictions import Epsilon
 from ddpm_lab.diffusion.process import Process
 from ddpm_lab.diffusion.variances import LearnedRange
+from ddpm_lab.errors import NoSuchFileError, UserError
 from ddpm_lab.networks.adm_unet import ADMUNet
 from ddpm_lab.networks.ho_unet import HoUNet
 from ddpm_lab.networks.noisy_classifier import NoisyClassifier
@@ -63,7 +64,7 @@ def read(path: str, format: str = "auto", published: str | None = None, weights:
     if format == "auto":
         format = _looks_like(Path(path))
     if format not in readers:
-        raise ValueError(f"format={format} is none of auto, {', '.join(readers)}")
+        raise UserError(f"format={format} is none of auto, {', '.join(readers)}")
     return readers[format](Path(path), published, weights)
 
 
@@ -91,7 +92,7 @@ def pretrained(
     }
     for what, (of_file, wanted) in found.items():
         if of_file != wanted:
-            raise ValueError(f"network.path={path}: {what} is {of_file} there and {wanted} here; set what fits")
+            raise UserError(f"network.path={path}: {what} is {of_file} there and {wanted} here; set what fits")
     return network.train()
 
 
@@ -136,13 +137,13 @@ def check_source(config: DictConfig) -> None:
 def check_walk(source: Foreign, name: str) -> Scheduled:
     """What sampling needs to know of a model. Raises ValueError where its files do not say it."""
     if is_upsampler(source.network):
-        raise ValueError(f"{name} needs a small image beside the noisy one, which no sampler here gives it")
+        raise UserError(f"{name} needs a small image beside the noisy one, which no sampler here gives it")
     if source.is_classifier:
-        raise ValueError(
+        raise UserError(
             f"{name} is a classifier, which guides and draws nothing: convert.py brings it into to=run or openai"
         )
     if source.scheduled is None:
-        raise ValueError(
+        raise UserError(
             f"{name} does not say its schedule and what it predicts: take a folder with a scheduler beside the network (a "
             "DDPMPipeline's), a published .pt of a diffusion model, or a run"
         )
@@ -155,16 +156,14 @@ def labels_of(source: Foreign, data: DictConfig) -> dict[str, Any]:
     Raises ValueError for a data set of other images or labels than the model's.
     """
     if (data.image_size, data.channels) != (source.image_size, source.channels):
-        raise ValueError(
+        raise UserError(
             f"the model is of images of {source.channels}x{source.image_size}x{source.image_size} and data={data.name} has "
             f"{data.channels}x{data.image_size}x{data.image_size}: name its data with data=…"
         )
     K = source.num_classes
     with_none = K is not None and data.num_classes is not None and data.num_classes + 1 == K
     if K not in (None, data.num_classes) and not with_none:
-        raise ValueError(
-            f"the model has {K} classes and data={data.name} {data.num_classes}: name its data with data=…"
-        )
+        raise UserError(f"the model has {K} classes and data={data.name} {data.num_classes}: name its data with data=…")
     if source.is_classifier:
         return {}
     return {"class_conditional": K is not None, "label_dropout": 0.1 if with_none else 0.0}
@@ -217,7 +216,7 @@ def _looks_like(path: Path) -> str:
         return "diffusers"
     if path.is_file():
         return "openai"
-    raise FileNotFoundError(f"there is nothing at {path}: give a .pt of OpenAI's, a folder of diffusers', or a run")
+    raise NoSuchFileError(f"there is nothing at {path}: give a .pt of OpenAI's, a folder of diffusers', or a run")
 
 
 def _run(path: Path, published: str | None, weights: str | int) -> Foreign:
@@ -242,7 +241,7 @@ def _diffusers(path: Path, published: str | None, weights: str | int) -> Foreign
     _check_one_set(path, weights)
     loaded = diffusers.load(path)
     if loaded.image_size is None:
-        raise ValueError(
+        raise UserError(
             f"{path} does not say how large its images are: write sample_size into the config.json of its network"
         )
     plan = loaded.plan
@@ -259,7 +258,7 @@ def _openai(path: Path, published: str | None, weights: str | int) -> Foreign:
     name = path.stem if published is None else published
     if name not in PUBLISHED:
         fitting = _fitting(state)
-        raise ValueError(
+        raise UserError(
             f"{path} has no name of a published checkpoint, so its flags are not known: "
             + (
                 f"its tensors fit {', '.join(fitting)}; add published=… (network.published=… elsewhere)"
@@ -282,7 +281,7 @@ def _openai(path: Path, published: str | None, weights: str | int) -> Foreign:
 
 def _check_one_set(path: Path, weights: str | int) -> None:
     if weights != "ema":
-        raise ValueError(f"weights={weights} chooses among a run's, and {path} holds one set: leave weights out")
+        raise UserError(f"weights={weights} chooses among a run's, and {path} holds one set: leave weights out")
 
 
 def _fitting(state: Mapping[str, Tensor]) -> list[str]:

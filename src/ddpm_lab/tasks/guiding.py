@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.guidance import Autoguided, ClassifierFree, ClassifierGuided
+from ddpm_lab.errors import UserError
 from ddpm_lab.tasks.building import load_classifier, load_run
 
 Interval = Sequence[int] | None
@@ -36,7 +37,7 @@ def guide(guidance: DictConfig, run: DictConfig, denoiser: Denoiser) -> Steered:
     """What a guidance of conf/guidance makes of a run's denoiser. Raises ValueError where it lacks an option."""
     for option in {"classifier", "weak"} & set(guidance):  # `in` alone would not see one that is missing
         if OmegaConf.is_missing(guidance, option) or not isinstance(guidance[option], str):
-            raise ValueError(
+            raise UserError(
                 f"guidance.{option}=… must be given on the command line: a run folder, or a checkpoint in one"
             )
     return instantiate(guidance)(run, denoiser)
@@ -54,7 +55,7 @@ def classifier_free(
     null_label = _null_label(run)
     if null_label is None:
         lacks = "was trained without dropping labels" if run.class_conditional else "is unconditional"
-        raise ValueError(
+        raise UserError(
             f"guidance=classifier_free needs a class-conditional model with an unconditional half, and this run {lacks}: train "
             "with class_conditional=true label_dropout=0.1, or take guidance=classifier or guidance=autoguidance"
         )
@@ -76,7 +77,7 @@ def autoguidance(
     of_weak, weaker, step = load_run(weak, weights)
     _check_images(f"guidance.weak={weak}", of_weak, run)
     if _labels(of_weak) != _labels(run):
-        raise ValueError(f"guidance.weak={weak} knows other labels than the run: both must be trained with the same")
+        raise UserError(f"guidance.weak={weak} knows other labels than the run: both must be trained with the same")
     weaker.to(_device(denoiser))
     guided = Autoguided(denoiser, weaker, scale, _pair(interval), rescale)
     about = {
@@ -108,18 +109,18 @@ def classifier(
     name = f"guidance.classifier={classifier}"
     _check_images(name, of_classifier, run)
     if not denoiser.process.same_as(judge.process):
-        raise ValueError(
+        raise UserError(
             f"{name} was trained on another schedule ({_schedule(of_classifier)}) than the model ({_schedule(run)}): its "
             "images of timestep t have other noise; train it with the model's schedule"
         )
     if run.class_conditional and of_classifier.data.num_classes != run.data.num_classes:
-        raise ValueError(
+        raise UserError(
             f"{name} knows {of_classifier.data.num_classes} classes and the model {run.data.num_classes}: take one of the same "
             "data"
         )
     null_label = _null_label(run)
     if unconditional and null_label is None:
-        raise ValueError(
+        raise UserError(
             "guidance.unconditional=true guides the unconditional half of a model trained with label_dropout, and this run has "
             "none"
         )
@@ -151,14 +152,14 @@ def chosen_labels(given: object, steered: Steered) -> list[int] | None:
     if K is None:
         if given is None:
             return None
-        raise ValueError(
+        raise UserError(
             f"labels={given} cannot be asked of an unconditional model: leave labels out, or take guidance=classifier"
         )
     if given in (None, "balanced"):
         return list(range(K))
     if given == "none":
         if steered.null_label is None:
-            raise ValueError(
+            raise UserError(
                 "labels=none needs a model trained with label_dropout, and no classifier that guides it; take labels=0 "
                 f"to {K - 1}, or balanced"
             )
@@ -166,11 +167,11 @@ def chosen_labels(given: object, steered: Steered) -> list[int] | None:
     chosen: list[Any] = list(given) if isinstance(given, (list, ListConfig)) else [given]
     for label in chosen:
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < K:
-            raise ValueError(
+            raise UserError(
                 f"labels={label} is none of this model's classes 0 to {K - 1}; take one, a list such as [0,1], or balanced"
             )
     if not chosen:
-        raise ValueError(f"labels=[] names no class; take one of 0 to {K - 1}, a list of them, or balanced")
+        raise UserError(f"labels=[] names no class; take one of 0 to {K - 1}, a list of them, or balanced")
     return chosen
 
 
@@ -205,7 +206,7 @@ def _pair(interval: Interval) -> tuple[int, int] | None:
         return None
     ends = list(interval) if isinstance(interval, Sequence) and not isinstance(interval, str) else []
     if len(ends) != 2 or any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
-        raise ValueError(f"guidance.interval={interval} is to be two timesteps, such as [100,700], or null for all")
+        raise UserError(f"guidance.interval={interval} is to be two timesteps, such as [100,700], or null for all")
     return ends[0], ends[1]
 
 
@@ -225,6 +226,6 @@ def _schedule(run: DictConfig) -> str:
 def _check_images(name: str, found: DictConfig, wanted: DictConfig) -> None:
     shapes = [f"{run.data.channels}x{run.data.image_size}x{run.data.image_size}" for run in (found, wanted)]
     if shapes[0] != shapes[1]:
-        raise ValueError(
+        raise UserError(
             f"{name} was trained on images of {shapes[0]} and the model on {shapes[1]}: take one of the same size"
         )

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.networks.compiling import GRAPHS, compile_network
 from ddpm_lab.tasks.building import build_classifier, build_denoiser, channels_last
 
@@ -22,7 +23,7 @@ def check_callbacks(config: DictConfig, misfits: Sequence[str], task: str, choic
     """Raise ValueError for callbacks that are for another task."""
     for name, node in config.callbacks.items():
         if node is not None and "_target_" in node and node._target_.rsplit(".", 1)[-1] in misfits:
-            raise ValueError(f"callbacks.{name} has nothing to do in task={task}: take callbacks={choice}")
+            raise UserError(f"callbacks.{name} has nothing to do in task={task}: take callbacks={choice}")
 
 
 class DiffusionModel:
@@ -34,22 +35,22 @@ class DiffusionModel:
     def check(self, config: DictConfig) -> None:
         """Refuse, before anything large is built or read, what cannot be trained: ValueError says what to set."""
         if not _takes(config.network, "out_channels"):
-            raise ValueError(
+            raise UserError(
                 f"network {config.network._target_.rsplit('.', 1)[-1]} has no images as output: it is for task=classifier"
             )
         check_callbacks(config, ["NoisyAccuracy"], "diffusion", "default or generation_metrics")
         if "weighting" not in config.objective and not config.weighting._target_.endswith(".uniform"):
-            raise ValueError(
+            raise UserError(
                 f"weighting={config.weighting._target_.rsplit('.', 1)[-1]} has no part in this objective: the bound's "
                 "weights are what they are; leave weighting=uniform, or set objective=simple or hybrid"
             )
         instantiate(config.objective).check(instantiate(config.variance))
         if config.class_conditional and config.data.num_classes is None:
-            raise ValueError(f"class_conditional=true needs labels, and data={config.data.name} has none")
+            raise UserError(f"class_conditional=true needs labels, and data={config.data.name} has none")
         if not isinstance(config.label_dropout, (int, float)) or not 0 <= config.label_dropout < 1:
-            raise ValueError(f"label_dropout={config.label_dropout} is a probability: take 0 or more, and less than 1")
+            raise UserError(f"label_dropout={config.label_dropout} is a probability: take 0 or more, and less than 1")
         if config.label_dropout > 0 and not config.class_conditional:
-            raise ValueError(
+            raise UserError(
                 "label_dropout drops labels that only a class-conditional model has: add class_conditional=true"
             )
 
@@ -76,12 +77,12 @@ class ClassifierModel:
     def check(self, config: DictConfig) -> None:
         """As of `DiffusionModel`."""
         if _takes(config.network, "out_channels") and not _takes(config.network, "path"):  # pretrained may be either
-            raise ValueError(
+            raise UserError(
                 "task=classifier needs a network that ends in classes, such as network=classifier_tiny or classifier_small, "
                 f"and {config.network._target_.rsplit('.', 1)[-1]} ends in images"
             )
         if config.data.num_classes is None or config.data.num_classes < 2:
-            raise ValueError(
+            raise UserError(
                 f"task=classifier learns to tell classes apart and data={config.data.name} has "
                 f"{config.data.num_classes or 'no'} labelled classes"
             )
@@ -89,7 +90,7 @@ class ClassifierModel:
         given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         idle = [option for option in given if option.lstrip("+~").split("=")[0].split(".")[0] in self.NO_PART]
         if idle:
-            raise ValueError(f"{idle[0]} has no part in task=classifier, which trains by cross entropy: leave it out")
+            raise UserError(f"{idle[0]} has no part in task=classifier, which trains by cross entropy: leave it out")
 
     def build(self, config: DictConfig) -> Diffusion:
         """The LightningModule."""
@@ -118,7 +119,7 @@ def _module(config: DictConfig, denoiser: Denoiser, objective: object, **options
         **options,  # type: ignore[arg-type]
     )
     if config.compile in GRAPHS and config.trainer.accumulate_grad_batches > 1:
-        raise ValueError(
+        raise UserError(
             f"compile={config.compile} replays CUDA graphs, which overwrite the gradients that accumulate_grad_batches="
             f"{config.trainer.accumulate_grad_batches} keeps: take compile=true or max-autotune-no-cudagraphs"
         )

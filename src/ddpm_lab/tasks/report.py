@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ddpm_lab import runs
+from ddpm_lab.errors import NoSuchFileError, UserError
 from ddpm_lab.evaluation.run_curves import run_curves
 from ddpm_lab.evaluation.sweep_report import sweep_report
 from ddpm_lab.sweeps import read_jobs
@@ -15,7 +16,7 @@ from ddpm_lab.sweeps import read_jobs
 def report(config: DictConfig) -> None:
     """Tell of a sweep or of one run; ValueError unless one of the two is given."""
     if (config.sweep is None) == (config.run is None):
-        raise ValueError("give either sweep=… (a folder of runs) or run=… (a run folder)")
+        raise UserError("give either sweep=… (a folder of runs) or run=… (a run folder)")
     names = None if config.only is None else list(config.only)
     if config.run is not None:
         folder = runs.checked_run(config.run)
@@ -23,7 +24,7 @@ def report(config: DictConfig) -> None:
         return
     folder = Path(config.sweep)
     if not folder.is_dir():
-        raise FileNotFoundError(
+        raise NoSuchFileError(
             f"sweep={folder} is not a folder; it is where a sweep's jobs wrote theirs, outputs/sweeps/…"
         )
     jobs, unfinished = read_jobs(folder)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddpm_lab import runs
 from ddpm_lab.data.images import read_images
+from ddpm_lab.errors import UserError
 from ddpm_lab.pixels import to_float
 from ddpm_lab.tasks.building import find_device, set_threads, to_draw
 from ddpm_lab.tasks.foreign import load_model, weights_of
@@ -75,16 +76,16 @@ def _sources(config: DictConfig, run: DictConfig, n: int, labelled: str) -> tupl
     """
     if config.images is None:
         if "dataset" not in run.data:
-            raise ValueError("this task starts from images: add images=… (files), or data=… for its test split")
+            raise UserError("this task starts from images: add images=… (files), or data=… for its test split")
         images, name = instantiate(run.data.dataset)(split="test"), f"the test split of {run.data.name}"
     else:
         images, name = read_images(config.images), f"images={config.images}"
     if n > len(images):
-        raise ValueError(f"{n} images are needed and {name} has {len(images)}: take a smaller n")
+        raise UserError(f"{n} images are needed and {name} has {len(images)}: take a smaller n")
     pixels, labels = images.__getitems__(list(range(n)))
     wanted = (run.data.channels, run.data.image_size, run.data.image_size)
     if tuple(pixels.shape[1:]) != wanted:
-        raise ValueError(
+        raise UserError(
             f"{name} has images of (C, H, W) = {tuple(pixels.shape[1:])} and the model makes {wanted}: resize or convert "
             "them first"
         )

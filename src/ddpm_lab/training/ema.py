@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from ddpm_lab.errors import UserError
+
 
 class EMA(nn.Module):
     """weights <- weights + (1 - decay) (live - weights), with decay = min(rate, (1 + n) / (10 + n)) after n updates.
@@ -19,7 +21,7 @@ class EMA(nn.Module):
     def __init__(self, network: nn.Module, rate: float) -> None:
         super().__init__()
         if not 0 <= rate < 1:
-            raise ValueError(f"an EMA rate lies in [0, 1), got {rate}; set for example ema_rates=[0.9999]")
+            raise UserError(f"an EMA rate lies in [0, 1), got {rate}; set for example ema_rates=[0.9999]")
         self.rate = rate
         self.updates = 0
         self._found: tuple[nn.Module, list[Tensor], list[Tensor]] | None = None

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddpm_lab.errors import NotFiniteError, UserError
+
 
 class Seen(NamedTuple):
     """A batch that gradients were made of: images [B, C, H, W], labels [B], timesteps [B], losses by name [B]."""
@@ -27,7 +29,7 @@ class Guard:
 
     def __init__(self, folder: str | Path, skip: int = 0) -> None:
         if skip < 0:
-            raise ValueError(f"guard.skip counts steps and must not be negative, got {skip}")
+            raise UserError(f"guard.skip counts steps and must not be negative, got {skip}")
         self.folder = Path(folder) / "nonfinite"
         self.skip = skip
         self.skipped = 0
@@ -66,7 +68,7 @@ class Guard:
             else f"the gradient is not finite, and every loss of rank {rank} is (largest {losses.max():.4g})"
         )
         left_out = f" after {self.skip} steps left out" if self.skip else ""
-        raise FloatingPointError(
+        raise NotFiniteError(
             f"step {step}{left_out}: {what}; its batch, timesteps and losses are in {path.parent}. The checkpoints are from "
             "before: go on with resume=auto and a smaller optimizer.lr or trainer.precision=32-true, or leave up to k such "
             "steps in a row out with guard.skip=k"

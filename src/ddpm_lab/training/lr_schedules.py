@@ -8,6 +8,8 @@ from functools import partial
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ddpm_lab.errors import UserError
+
 
 def warmup(optimizer: Optimizer, steps: int) -> LambdaLR:
     """Grow linearly over the first `steps` steps, then stay (Ho et al. 2020, appendix B)."""
@@ -20,7 +22,7 @@ def warmup_cosine(optimizer: Optimizer, steps: int, total: int) -> LambdaLR:
     Raises ValueError where there is no total.
     """
     if total < 1:
-        raise ValueError(
+        raise UserError(
             f"lr_scheduler=warmup_cosine ends at the last step, but trainer.max_steps={total}; set it, or lr_scheduler=warmup"
         )
     return LambdaLR(optimizer, partial(_rise_and_fall, steps=min(steps, total // 10), total=total))
