@@ -41,6 +41,16 @@ def test_a_grid_holds_every_byte_row_by_row(channels: int) -> None:
                 assert torch.equal(drawn[:, dy::scale, dx::scale], image.expand(3, -1, -1))
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_what_is_transparent_shows_a_checker_and_what_is_not_itself(channels: int) -> None:
+    images = noise(1, channels, 16)
+    images[:, -1], images[:, -1, :, 8:] = -1, 1
+    drawn = pixels(grid(images, 1, 1))[:, FRAME:-FRAME, FRAME:-FRAME]
+    assert drawn[:, :4, :4].unique().tolist() == drawn[:, 4:8, 4:8].unique().tolist() == [255]
+    assert drawn[:, :4, 4:8].unique().tolist() == drawn[:, 4:8, :4].unique().tolist() == [214]
+    assert torch.equal(drawn[:, :, 8:], to_uint8(images)[0, :-1, :, 8:].expand(3, -1, -1))
+
+
 def test_many_images_fill_a_square_rather_than_a_strip(tmp_path: Path) -> None:
     for n, most in ((64, 1.2), (256, 1.2), (1000, 1.2)):
         panels([("one", noise(n, 3, 32))], tmp_path / "panels.png")

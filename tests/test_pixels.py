@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ddpm_lab.pixels import to_float, to_uint8
+from ddpm_lab.pixels import to_float, to_rgb, to_uint8
 
 ALL = torch.arange(256, dtype=torch.uint8)
 
@@ -37,3 +38,19 @@ def test_wrong_types_are_refused():
         to_float(torch.zeros(3))
     with pytest.raises(TypeError, match=r"floating-point .* got torch\.uint8"):
         to_uint8(ALL)
+
+
+def test_every_kind_of_image_becomes_rgb_as_pillow_has_it():
+    bytes_ = np.random.default_rng(0).integers(0, 256, (1, 4, 64, 64), dtype=np.uint8)
+    bytes_[0, 3, :8], bytes_[0, 3, 8:16] = 0, 255
+    for channels, mode in ((1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")):
+        images = torch.from_numpy(bytes_[:, -channels:].copy())
+        picture = Image.fromarray(images[0].permute(1, 2, 0).squeeze(-1).numpy(), mode).convert("RGBA")
+        white = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        found = to_rgb(images)[0].permute(1, 2, 0).numpy()
+        assert np.abs(found.astype(int) - np.asarray(white)).max() <= (channels in (2, 4)), mode  # a rounding
+        assert (to_rgb(images, 7)[0, :, :8] == 7).all() == (channels in (2, 4))
+    with pytest.raises(ValueError, match=r"1 to 4, H, W\] and these are \[1, 5, 2, 2\]"):
+        to_rgb(torch.zeros(1, 5, 2, 2, dtype=torch.uint8))
+    with pytest.raises(TypeError, match=r"are torch\.float32"):
+        to_rgb(torch.zeros(1, 4, 2, 2))

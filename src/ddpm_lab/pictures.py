@@ -12,20 +12,26 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ddpm_lab.pixels import to_uint8
+from ddpm_lab.pixels import to_rgb, to_uint8
 
 CAPTION = 22  # height of a caption in pixels
 GAP = 16  # between panels
 FRAME = 3  # between images
 LIGHT = 222  # grey of the frame
+CHECKER = 4, 255, 214  # what is seen through transparent pixels: side of its squares in pixels of the images, and greys
 
 
 def grid(images: Tensor, columns: int, scale: int) -> Image.Image:
-    """images [n, C, H, W] in [-1, 1], row by row; every pixel drawn as scale x scale, a light frame between images."""
-    n, channels, height, width = images.shape
+    """images [n, C, H, W] in [-1, 1], row by row; every pixel drawn as scale x scale, a light frame between images.
+
+    C is 1 to 4: those with an alpha (2, 4) are drawn over a light checker.
+    """
+    n, _, height, width = images.shape
     rows, tall, wide = -(-n // columns), height * scale + FRAME, width * scale + FRAME
     sheet = np.full((rows * tall + FRAME, columns * wide + FRAME, 3), LIGHT, np.uint8)
-    pixels = to_uint8(images.cpu()).expand(-1, 3 if channels == 1 else channels, -1, -1)[:, :3]
+    side, light, dark = CHECKER
+    odd = (torch.arange(height)[:, None] // side + torch.arange(width) // side) % 2  # [H, W]
+    pixels = to_rgb(to_uint8(images.cpu()), light + odd * (dark - light))  # [n, 3, H, W]
     for k, pixel in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
         top, left = (k // columns) * tall + FRAME, (k % columns) * wide + FRAME
         sheet[top : top + height * scale, left : left + width * scale] = pixel.repeat(scale, 0).repeat(scale, 1)

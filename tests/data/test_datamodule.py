@@ -235,6 +235,14 @@ def test_a_batch_that_ranks_cannot_share_is_refused():
             module(**{key: 0})
 
 
+@pytest.mark.parametrize("channels", [0, 5])
+def test_images_that_cannot_be_shown_are_refused_before_they_are_trained_on(channels: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"data\.channels={channels} is of no image .*1 \(grey\), .*4 \(RGB with alpha\)"
+    ):
+        module(channels=channels)
+
+
 def test_mirrored_training_shows_each_image_and_its_mirror_image_once_a_pass():
     loader = module(mirror=True, batch_size=1).train_dataloader()
     seen = sorted(tuple(images.flatten().tolist()) for images, _ in islice(loader, 2 * TRAIN))

@@ -7,10 +7,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ddpm_lab.data.digits import digits
+from ddpm_lab.data.memory import MemorySet
 from ddpm_lab.evaluation.collect import collect
 from ddpm_lab.evaluation.generation import Samples, count_name, judge, protocol_of_reference, records, table
 from ddpm_lab.evaluation.reference import check_fit, reference_statistics
 from ddpm_lab.metrics.scores import FID, KID, InceptionScore, PrecisionRecall, Score, SpatialFID
+from ddpm_lab.pixels import to_rgb
 from ddpm_lab.samplers.ancestral import Ancestral
 from ddpm_lab.samplers.ddim import DDIM
 from tests.evaluation.toy import ToyExtractor, toy_denoiser
@@ -68,6 +70,27 @@ def test_two_processes_give_the_numbers_of_one_to_the_last_bit(tmp_path: Path) -
         assert torch.equal(seen[d], images[d])
         assert theirs == [tuple(score) for score in scores]
     assert (drawn[0] | drawn[1]).all()
+
+
+def test_images_with_alpha_are_judged_over_white_and_it_is_said(tmp_path: Path) -> None:
+    images = torch.randint(256, (40, 4, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scores = []
+    for of_kind in (images, to_rgb(images)):
+        reference, _ = reference_statistics(
+            MemorySet(of_kind),
+            ToyExtractor(),
+            data="a",
+            split="train",
+            n=None,
+            batch_size=16,
+            cache=tmp_path,
+            device=CPU,
+        )
+        at = judge(lambda k: of_kind[k], 20, ToyExtractor(), reference, METRICS, batch_size=8, device=CPU)  # noqa: B023
+        scores.append(at.scores)
+    for seen, rgb in zip(*scores, strict=True):
+        assert seen.value == rgb.value
+        assert seen.settings == {**rgb.settings, "transparent": "over white"}
 
 
 def test_what_is_announced_is_timed_as_it_will_be_drawn() -> None:

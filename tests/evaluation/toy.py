@@ -30,12 +30,12 @@ class ToyExtractor(Extractor):
         return Features(pool, self.head(pool), maps[:, :2].flatten(1))
 
 
-def toy_denoiser(num_classes: int | None = None) -> Denoiser:
+def toy_denoiser(num_classes: int | None = None, channels: int = 1) -> Denoiser:
     torch.manual_seed(1)
     network = ADMUNet(
         image_size=8,
-        in_channels=1,
-        out_channels=1,
+        in_channels=channels,
+        out_channels=channels,
         model_channels=32,
         channel_mult=[1, 2],
         num_res_blocks=1,

@@ -74,6 +74,17 @@ def test_images_labels_and_picture(task: Task, count: int, options: dict[str, An
     assert done.told
 
 
+def test_images_with_alpha_pass_every_task() -> None:
+    shape = (4, *SHAPE[1:])
+    images = torch.rand(6, *shape, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    for task, count, options in TASKS:
+        sampler, chosen = options.get("sampler", DDIM(5)), options.get("chosen", range(3))
+        samples = Samples(toy_denoiser(3 if chosen else None, channels=4), sampler, shape, 0, chosen, CPU)
+        done = task(Job(samples, 3, 64, lambda n: (images[:n], None), True, None, "toy"))
+        assert done.images.shape == (count, *shape)
+        assert done.sheet.mode == "RGB"
+
+
 @pytest.mark.parametrize(("task", "count", "options"), TASKS, ids=lambda part: getattr(part, "name", ""))
 def test_the_size_of_a_batch_changes_nothing(task: Task, count: int, options: dict[str, Any]) -> None:
     whole, one_by_one = task(job(batch_size=64, **options)), task(job(batch_size=1, **options))

@@ -12,7 +12,7 @@ from ddpm_lab.data.memory import Batch, First, ImageSet, Mirrored
 from ddpm_lab.data.splits import is_train
 from ddpm_lab.data.stream import EndlessBatches, OrderedBatches
 from ddpm_lab.errors import UserError, WrongTypeError
-from ddpm_lab.pixels import to_float
+from ddpm_lab.pixels import KINDS, to_float
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class DataModule(lightning.LightningDataModule):
         name: of the data set, for folders and errors.
         dataset: called as dataset(split="train") or dataset(split="test"); returns the images of that split.
         image_size: H and W of the images.
-        channels: C.
+        channels: C, one of `pixels.KINDS`.
         num_classes: number of classes, or None where labels are not used.
         batch_size: the GLOBAL training batch, over all ranks.
         test_batch_size: batch of one rank in evaluation; changes no result.
@@ -81,7 +81,7 @@ class DataModule(lightning.LightningDataModule):
         first: train on the first so many images alone, to see a network learn them by heart; None: on all.
 
     Raises:
-        ValueError: if a batch size is not positive.
+        ValueError: if a batch size is not positive, or channels are of no kind of image.
 
     """
 
@@ -104,6 +104,9 @@ class DataModule(lightning.LightningDataModule):
         for key, size in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
             if size < 1:
                 raise UserError(f"data.{key} must be positive and is {size}.")
+        if channels not in KINDS:
+            kinds = ", ".join(f"{count} ({kind})" for count, kind in KINDS.items())
+            raise UserError(f"data.channels={channels} is of no image that can be shown: take one of {kinds}.")
         self.name, self.image_size, self.channels, self.num_classes = name, image_size, channels, num_classes
         self.batch_size, self.test_batch_size, self.num_workers = batch_size, test_batch_size, num_workers
         self.mirror, self.seed, self.first = mirror, seed, first

@@ -17,7 +17,7 @@ from ddpm_lab.evaluation.collect import Clock, ImagesAt, collect
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.scores import Metric, NotComputableError, Score
 from ddpm_lab.metrics.statistics import Statistics
-from ddpm_lab.pixels import to_uint8
+from ddpm_lab.pixels import WITH_ALPHA, to_uint8
 from ddpm_lab.samplers.generate import generate
 from ddpm_lab.samplers.sampler import Sampler
 
@@ -60,12 +60,15 @@ def judge(
             f"{len(statistics.pool.mean)}: take statistics of the same extractor"
         )
     start = time.perf_counter()
-    scores, left_out = [], {}
+    scores: list[Score] = []
+    left_out = {}
     for name, metric in metrics.items():
         try:
             scores += metric(statistics, reference) if metric is not None else []
         except NotComputableError as error:
             left_out[name] = str(error)
+    if collected.first.shape[1] in WITH_ALPHA:  # extractors see colours alone
+        scores = [score._replace(settings={**score.settings, "transparent": "over white"}) for score in scores]
     seconds = {**collected.seconds, "metrics": time.perf_counter() - start}
     # Every rank has computed the same; that it is the same to the last bit is made sure of.
     return Judged(n, ranks.agreed(scores), left_out, collected.first, seconds)

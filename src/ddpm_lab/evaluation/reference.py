@@ -12,6 +12,7 @@ from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.collect import collect
 from ddpm_lab.metrics.features import Extractor, Images, fingerprint
 from ddpm_lab.metrics.statistics import Statistics, load_statistics, save_statistics
+from ddpm_lab.pixels import KINDS
 
 VERSION = 1  # of the files; another does not read them
 
@@ -76,7 +77,7 @@ def check_fit(statistics: Statistics, extractor: Extractor, shape: tuple[int, ..
 
 def _size(shape: tuple[int, ...] | list[int]) -> str:
     C, H, W = shape
-    return f"{H}x{W} {'grey' if C == 1 else 'RGB'}"
+    return f"{H}x{W} {KINDS.get(C, f'with {C} channels')}"
 
 
 def _read(path: Path) -> Statistics | None:

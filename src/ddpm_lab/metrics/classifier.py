@@ -76,7 +76,7 @@ def _layer(channels: int, out: int, stride: int = 1) -> nn.Sequential:
 class Classifier(Extractor):
     """pool [B, 128], logits [B, num_classes], spatial: 8 channels of the map before, flattened.
 
-    accuracy: of images of the training split that were held out. Grey images are spread to RGB.
+    accuracy: of images of the training split that were held out. It sees what `as_rgb` makes of images.
     """
 
     name = "classifier"
@@ -152,7 +152,7 @@ def classifier(
 
 
 def _input(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 [B, 1 or 3, H, W] -> [B, 3, *size] in [-1, 1]."""
+    """uint8 [B, 1 to 4, H, W] -> [B, 3, *size] in [-1, 1]."""
     x = to_float(as_rgb(images))
     return x if x.shape[2:] == size else F.interpolate(x, size, mode="area")
 

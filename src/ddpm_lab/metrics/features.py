@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ddpm_lab.errors import NoSuchFileError, UserError, WrongTypeError
+from ddpm_lab.errors import NoSuchFileError
+from ddpm_lab.pixels import to_rgb
 
 
 class Features(NamedTuple):
@@ -24,7 +25,7 @@ class Features(NamedTuple):
 
 
 class Extractor(nn.Module):
-    """Called with images uint8 [B, C, H, W] (C = 1 or 3, any size), returns Features; in evaluation mode, without gradients.
+    """Called with images uint8 [B, C, H, W] (C = 1 to 4, any size), returns Features; in evaluation mode, without gradients.
 
     name: of the network, for protocols. sha256: of its weights, hexadecimal. resize: how images come to its input's size.
     """
@@ -65,14 +66,11 @@ class WeightsNotFoundError(NoSuchFileError):
 
 
 def as_rgb(images: Tensor) -> Tensor:
-    """Images uint8 [B, 1 or 3, H, W] as [B, 3, H, W]: grey is spread. Raises TypeError or ValueError for others."""
-    if images.dtype != torch.uint8:
-        raise WrongTypeError(
-            f"metrics take uint8 images in 0..255 and got {images.dtype}; round them first (pixels.to_uint8)"
-        )
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UserError(f"metrics take images [B, 1 or 3, H, W] and got {list(images.shape)}")
-    return images.expand(-1, 3, -1, -1)
+    """Images uint8 [B, C, H, W] as [B, 3, H, W]: grey is spread, what is transparent lies over white.
+
+    Raises TypeError or ValueError for others.
+    """
+    return to_rgb(images)
 
 
 def fingerprint(images: Images) -> str:
