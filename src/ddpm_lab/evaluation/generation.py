@@ -79,7 +79,7 @@ class Samples:
     """The images of a seed: image k is the same one at any batch size and on any number of processes.
 
     shape: (C, H, W). chosen: labels, of which image k has that at k modulo their number; None for a model without.
-    guidance: what is around the denoiser, for the protocol.
+    guidance: what is around the denoiser, for the protocol. class_names: of the labels; empty where they have none.
     """
 
     denoiser: Denoiser
@@ -89,6 +89,7 @@ class Samples:
     chosen: Sequence[int] | None
     device: torch.device
     guidance: Mapping[str, Any] = field(default_factory=lambda: {"guidance": None})
+    class_names: Sequence[str] = ()
 
     def __call__(self, indices: list[int]) -> Tensor:
         """Draw images in bytes, [len(indices), C, H, W]."""
@@ -108,6 +109,13 @@ class Samples:
         """The labels of these images, [len(indices)], or None."""
         return None if self.chosen is None else torch.tensor([self.chosen[k % len(self.chosen)] for k in indices])
 
+    def class_name(self, label: int) -> str:
+        """What a label is called; one without a name "class 3"."""
+        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+
+    def _numbered(self, label: int) -> str:
+        return f"{label} ({self.class_names[label]})" if label < len(self.class_names) else str(label)
+
     @property
     def steps(self) -> int:
         """Steps of a walk; guidance and RePaint call networks more often."""
@@ -122,7 +130,7 @@ class Samples:
             "steps": self.steps,
             "variance": type(self.denoiser.variance).__name__,
             "seed": self.seed,
-            "labels": None if self.chosen is None else f"in turn: {', '.join(map(str, self.chosen))}",
+            "labels": None if self.chosen is None else f"in turn: {', '.join(map(self._numbered, self.chosen))}",
             **self.guidance,
         }
 

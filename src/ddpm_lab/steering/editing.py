@@ -47,7 +47,12 @@ class Edit:
         return Outcome(
             images,
             labels,
-            sheet(images, f"image to image from depth t: {job.caption}", names, _rows(y if job.labels_given else None)),
+            sheet(
+                images,
+                f"image to image from depth t: {job.caption}",
+                names,
+                _rows(job, y if job.labels_given else None),
+            ),
             f"{job.n} images at {len(stages)} strengths; difference from the image (RMSE, grey levels): "
             + ", ".join(f"t = {stage}: {mean:.1f}" for stage, mean in zip(stages, means, strict=True)),
             {"t": stages, "rmse": means},
@@ -230,5 +235,5 @@ def _ladder(job: Job, steps: list[int], task: str) -> list[DDIM]:
     return samplers
 
 
-def _rows(y: Tensor | None) -> list[str]:
-    return [] if y is None else [f"to class {label}" for label in y.tolist()]
+def _rows(job: Job, y: Tensor | None) -> list[str]:
+    return [] if y is None else [f"to {job.class_name(label)}" for label in y.tolist()]

@@ -72,6 +72,10 @@ class Job:
         """The sampler of the command line."""
         return self.samples.sampler
 
+    def class_name(self, label: int) -> str:
+        """What a label is called in captions."""
+        return "no class" if label == self.null_label else self.samples.class_name(label)
+
     def labels_of(self, count: int, of_sources: Tensor | None) -> Tensor | None:
         """For `count` images: the labels asked for, in turn; those of their sources; or none, where the model knows that.
 

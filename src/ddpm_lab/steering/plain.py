@@ -45,7 +45,7 @@ class Classes:
             images,
             job.caption,
             [""] * job.n,
-            ["no class" if label == job.null_label else f"class {label}" for label in classes],
+            [job.class_name(label) for label in classes],
         )
         return Outcome(images, y, picture, f"{job.n} images of each of {len(classes)} classes")
 

@@ -75,7 +75,9 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
         report.add_bound(found, **about)
     if config.n is not None:
         shape = (data.channels, data.image_size, data.image_size)
-        samples = Samples(steered.denoiser, sampler, shape, config.seed, chosen, device, steered.about)
+        samples = Samples(
+            steered.denoiser, sampler, shape, config.seed, chosen, device, steered.about, steered.class_names
+        )
         extractor, reference = _references(config, data, shape, device)
         samples.announce(config.n, config.batch_size, extractor)
         judged = judge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from ddpm_lab.errors import UserError
 from ddpm_lab.tasks.building import load_classifier, load_run
 
 Interval = Sequence[int] | None
+SHOWN = 20  # names of classes in an error
 
 
 class Steered(NamedTuple):
@@ -23,7 +25,7 @@ class Steered(NamedTuple):
 
     denoiser: with its guidance around it. num_classes: labels are below it; None where there are none to give. null_label:
     the label that stands for none, if the network knows one. about: the guidance, for protocols and captions. data: whose
-    labels are meant.
+    labels are meant. class_names: of the labels, empty where they have none.
     """
 
     denoiser: Denoiser
@@ -31,6 +33,7 @@ class Steered(NamedTuple):
     null_label: int | None
     about: dict[str, Any]
     data: str
+    class_names: Sequence[str] = ()
 
 
 def guide(guidance: DictConfig, run: DictConfig, denoiser: Denoiser) -> Steered:
@@ -45,7 +48,7 @@ def guide(guidance: DictConfig, run: DictConfig, denoiser: Denoiser) -> Steered:
 
 def unguided(run: DictConfig, denoiser: Denoiser) -> Steered:
     """guidance=none."""
-    return Steered(denoiser, _classes(run), _null_label(run), {"guidance": None}, run.data.name)
+    return Steered(denoiser, _classes(run), _null_label(run), {"guidance": None}, run.data.name, _names(run))
 
 
 def classifier_free(
@@ -60,7 +63,7 @@ def classifier_free(
             "with class_conditional=true label_dropout=0.1, or take guidance=classifier or guidance=autoguidance"
         )
     guided = ClassifierFree(denoiser, null_label, scale, _pair(interval), rescale)
-    return Steered(guided, _classes(run), null_label, _about("classifier_free", guided), run.data.name)
+    return Steered(guided, _classes(run), null_label, _about("classifier_free", guided), run.data.name, _names(run))
 
 
 def autoguidance(
@@ -78,6 +81,8 @@ def autoguidance(
     _check_images(f"guidance.weak={weak}", of_weak, run)
     if _labels(of_weak) != _labels(run):
         raise UserError(f"guidance.weak={weak} knows other labels than the run: both must be trained with the same")
+    if run.class_conditional:
+        _check_names(f"guidance.weak={weak}", of_weak, run)
     weaker.to(_device(denoiser))
     guided = Autoguided(denoiser, weaker, scale, _pair(interval), rescale)
     about = {
@@ -86,7 +91,7 @@ def autoguidance(
         "guidance.weights": str(weights),
         "guidance.weak_step": step,
     }
-    return Steered(guided, _classes(run), _null_label(run), about, run.data.name)
+    return Steered(guided, _classes(run), _null_label(run), about, run.data.name, _names(run))
 
 
 def classifier(
@@ -118,6 +123,8 @@ def classifier(
             f"{name} knows {of_classifier.data.num_classes} classes and the model {run.data.num_classes}: take one of the same "
             "data"
         )
+    if run.class_conditional:
+        _check_names(name, of_classifier, run)
     null_label = _null_label(run)
     if unconditional and null_label is None:
         raise UserError(
@@ -140,13 +147,15 @@ def classifier(
         "guidance.unconditional": unconditional,
         "guidance.min_alpha_bar": guided.min_alpha_bar,
     }
-    return Steered(guided, of_classifier.data.num_classes, None, about, of_classifier.data.name)
+    judged = of_classifier.data
+    return Steered(guided, judged.num_classes, None, about, judged.name, _names(of_classifier))
 
 
 def chosen_labels(given: object, steered: Steered) -> list[int] | None:
     """The labels that images get in turn, from labels=…: null or "balanced" for all classes, one, a list, or "none".
 
-    None for a model without labels. Raises ValueError for labels that there are not.
+    Each is a class's number or its name. None for a model without labels. Raises ValueError for labels that there are not, and
+    for a number that is the name of another class.
     """
     K = steered.num_classes
     if K is None:
@@ -165,14 +174,34 @@ def chosen_labels(given: object, steered: Steered) -> list[int] | None:
             )
         return [steered.null_label]
     chosen: list[Any] = list(given) if isinstance(given, (list, ListConfig)) else [given]
-    for label in chosen:
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < K:
-            raise UserError(
-                f"labels={label} is none of this model's classes 0 to {K - 1}; take one, a list such as [0,1], or balanced"
-            )
     if not chosen:
         raise UserError(f"labels=[] names no class; take one of 0 to {K - 1}, a list of them, or balanced")
-    return chosen
+    return [_label(label, K, list(steered.class_names)) for label in chosen]
+
+
+def _label(given: Any, K: int, names: list[str]) -> int:
+    """The number of a class that a number or a name is given of."""
+    number = given if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < K else None
+    named = names.index(str(given)) if str(given) in names else None
+    if number is not None and named not in (None, number):
+        raise UserError(
+            f"labels={given} is the number of the class {names[number]} and the name of another: give names, in two pairs of "
+            f"quotes, as in 'labels=\"{names[number]}\"'"
+        )
+    label = named if number is None else number
+    if label is not None:
+        return label
+    if not names:
+        raise UserError(
+            f"labels={given} is none of this model's classes 0 to {K - 1}; take one, a list such as [0,1], or balanced"
+        )
+    near = difflib.get_close_matches(str(given), names, 1)
+    meant = f"; did you mean {near[0]}?" if near else ";"
+    shown = ", ".join(names[:SHOWN]) + (f", … ({len(names)})" if len(names) > SHOWN else "")
+    raise UserError(
+        f"labels={given} is none of this model's classes 0 to {K - 1}{meant} take one, a list such as [0,1], or balanced; "
+        f"their names: {shown}"
+    )
 
 
 def guidance_of(about: Mapping[str, Any]) -> str:
@@ -182,6 +211,11 @@ def guidance_of(about: Mapping[str, Any]) -> str:
 
 def _classes(run: DictConfig) -> int | None:
     return run.data.num_classes if run.class_conditional else None
+
+
+def _names(run: DictConfig) -> Sequence[str]:
+    """Of the classes of a run's data; runs of earlier versions have none."""
+    return list(run.data.get("class_names") or ())
 
 
 def _null_label(run: DictConfig) -> int | None:
@@ -221,6 +255,17 @@ def _schedule(run: DictConfig) -> str:
         if key != "_target_"
     )
     return f"{run.schedule._target_.rsplit('.', 1)[-1]} with {options}"
+
+
+def _check_names(name: str, found: DictConfig, wanted: DictConfig) -> None:
+    """The same number must mean the same class, where both know what it is called."""
+    pairs = zip(_names(found), _names(wanted), strict=False)
+    differs = next(((k, *pair) for k, pair in enumerate(pairs) if pair[0] != pair[1]), None)
+    if differs is not None:
+        k, theirs, ours = differs
+        raise UserError(
+            f"{name} calls class {k} {theirs} and the model {ours}: both must be trained with the same classes"
+        )
 
 
 def _check_images(name: str, found: DictConfig, wanted: DictConfig) -> None:

@@ -36,7 +36,9 @@ def sample(config: DictConfig) -> None:
     steered = guide(config.guidance, run, to_draw(denoiser, config.precision, config.compile))
     shape = (run.data.channels, run.data.image_size, run.data.image_size)
     chosen = chosen_labels(config.labels, steered)
-    samples = Samples(steered.denoiser.eval(), sampler, shape, config.seed, chosen, device, steered.about)
+    samples = Samples(
+        steered.denoiser.eval(), sampler, shape, config.seed, chosen, device, steered.about, steered.class_names
+    )
     job = Job(
         samples,
         config.n,
