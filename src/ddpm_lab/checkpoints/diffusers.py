@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ddpm_lab.checkpoints.slots import Slots
+from ddpm_lab.checkpoints.slots import ColumnsSlot, Slots
 from ddpm_lab.checkpoints.tensors import read_tensors
 from ddpm_lab.errors import NoSuchFileError, UserError
 from ddpm_lab.networks.adm_unet import ADMUNet
@@ -25,7 +25,6 @@ WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 FIXED: dict[str, Any] = {
     "center_input_sample": False,
     "time_embedding_type": "positional",
-    "time_embedding_dim": None,
     "mid_block_type": "UNetMidBlock2D",
     "mid_block_scale_factor": 1,
     "act_fn": "silu",
@@ -39,6 +38,7 @@ ADM = {"flip_sin_to_cos": True, "freq_shift": 0, "downsample_padding": 1, "norm_
 DEFAULTS: dict[str, Any] = {
     **FIXED,
     **ADM,
+    "time_embedding_dim": None,
     "in_channels": 3,
     "out_channels": 3,
     "down_block_types": ("DownBlock2D", *["AttnDownBlock2D"] * 3),
@@ -136,12 +136,14 @@ def plan(config: Mapping[str, Any], image_size: int, name: str = "this config") 
     for option, value in FIXED.items():
         if said[option] != value:
             raise UserError(f"{name} has {option}={said[option]!r}: only {value!r} can be read.")
-    family = {option: said[option] for option in HO}
-    if family not in (HO, ADM):
+    channels, down, up = said["block_out_channels"], list(said["down_block_types"]), list(said["up_block_types"])
+    base = channels[0] if said["time_embedding_dim"] is None else said["time_embedding_dim"] // 4
+    family = {option: said[option] for option in HO} | {"freq_shift": said["freq_shift"] - _unused(channels[0], base)}
+    if family not in (HO, ADM) or said["time_embedding_dim"] not in (None, 4 * base):
+        family |= {option: said[option] for option in ("freq_shift", "time_embedding_dim")}
         raise UserError(
             f"{name} has {family}, which is neither Ho et al.'s network ({HO}) nor Nichol & Dhariwal's ({ADM})."
         )
-    channels, down, up = said["block_out_channels"], list(said["down_block_types"]), list(said["up_block_types"])
     known = {"DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"}
     mirrored = [kind.replace("Downsample", "Upsample").replace("Down", "Up") for kind in reversed(down)]
     if not set(down) <= known or up != mirrored:
@@ -165,7 +167,7 @@ def plan(config: Mapping[str, Any], image_size: int, name: str = "this config") 
             f"{name} has resnet_time_scale_shift={said['resnet_time_scale_shift']!r}: only 'default' and 'scale_shift' can "
             "be read."
         )
-    base, depth = channels[0], len(channels) - 1
+    depth = len(channels) - 1
     if image_size % 2**depth:
         raise UserError(f"{name} halves images {depth} times, which {image_size} pixels cannot be.")
     options: dict[str, Any] = {
@@ -212,6 +214,13 @@ def describe(network: nn.Module, image_size: int) -> dict[str, Any]:
             f"A UNet2DModel has heads of one width, and this network has some of {', '.join(map(str, sorted(widths)))} "
             "channels: it was built with num_heads, where head_channels could be written."
         )
+    family = HO if isinstance(network, HoUNet) else ADM
+    base, first_level = network.time.channels, network.conv_in.out_channels
+    if first_level < base or (first_level > base and base % 2):
+        raise UserError(
+            f"A UNet2DModel tells the time by {first_level} sinusoids, as many as its first level has channels, and this "
+            f"network takes {base}: only an even model_channels, and a channel_mult that starts with 1 or more, can be written."
+        )
     resamples = [level.resample for level in network.down if level.resample is not None]
     if any(isinstance(layer, Downsample) and layer.conv is None for layer in resamples):
         raise UserError("A UNet2DModel halves by convolutions: conv_resample=false cannot be written.")
@@ -224,7 +233,9 @@ def describe(network: nn.Module, image_size: int) -> dict[str, Any]:
     return {
         "_class_name": "UNet2DModel",
         **FIXED,
-        **(HO if isinstance(network, HoUNet) else ADM),
+        **family,
+        "freq_shift": family["freq_shift"] + _unused(first_level, base),
+        "time_embedding_dim": None if first_level == base else 4 * base,
         "sample_size": image_size,
         "in_channels": network.in_channels,
         "out_channels": network.conv_out.out_channels,
@@ -245,7 +256,7 @@ def describe(network: nn.Module, image_size: int) -> dict[str, Any]:
 def slots(network: Network) -> Slots:
     """UNet2DModel's key -> slot, for every parameter of the network."""
     table = Slots()
-    table.module("time_embedding.linear_1", network.time.mlp[0])
+    _sinusoids(table, network.time.mlp[0], network.conv_in.out_channels)
     table.module("time_embedding.linear_2", network.time.mlp[2])
     if network.time.label is not None:
         table.module("class_embedding", network.time.label)
@@ -287,6 +298,27 @@ def save_pipeline(folder: Path, network: Network, image_size: int, scheduler: Ma
         "unet": ["diffusers", "UNet2DModel"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _unused(first_level: int, base: int) -> int:
+    """How many frequencies a UNet2DModel has that a network of model_channels=base does not ask for.
+
+    It has half as many as its first level has channels, 10000^(-i / (first_level // 2 - freq_shift)). With this on top of
+    freq_shift its first base // 2 are the network's, and weights of zero leave the others out.
+    """
+    return first_level // 2 - base // 2
+
+
+def _sinusoids(table: Slots, linear: Any, first_level: int) -> None:
+    """The layer that reads the sinusoids: sines and cosines of all frequencies there, of the first ones alone here."""
+    half = linear.in_features // 2
+    if linear.in_features == first_level:
+        table.module("time_embedding.linear_1", linear)
+        return
+    columns = [*range(half), *range(first_level // 2, first_level // 2 + half)]
+    shape = torch.Size((linear.out_features, first_level))
+    table["time_embedding.linear_1.weight"] = ColumnsSlot(linear.weight.detach(), shape, columns)
+    table.add("time_embedding.linear_1.bias", linear.bias)
 
 
 Projections = Iterator[tuple[Tensor, Tensor]]

@@ -18,6 +18,10 @@ class Slot:
     view: Tensor
     shape: torch.Size
 
+    def fits(self, tensor: Tensor) -> bool:
+        """Whether `fill` keeps all that the tensor, of the foreign shape, holds."""
+        return True
+
     def fill(self, tensor: Tensor) -> None:
         """Copy a tensor of the foreign shape in."""
         self.view.copy_(tensor.reshape(self.view.shape))
@@ -25,6 +29,27 @@ class Slot:
     def read(self) -> Tensor:
         """A copy, in the foreign shape."""
         return self.view.reshape(self.shape).clone(memory_format=torch.contiguous_format)
+
+
+@dataclass(frozen=True)
+class ColumnsSlot(Slot):
+    """A foreign matrix that has more columns than ours; ours lie at `columns`, and the others are zero."""
+
+    columns: Sequence[int]
+
+    def fits(self, tensor: Tensor) -> bool:
+        """Whether the other columns are zero."""
+        return bool(tensor.count_nonzero() == tensor[:, self.columns].count_nonzero())
+
+    def fill(self, tensor: Tensor) -> None:
+        """Copy our columns in."""
+        self.view.copy_(tensor[:, self.columns])
+
+    def read(self) -> Tensor:
+        """A copy, in the foreign shape."""
+        wide = self.view.new_zeros(self.shape)
+        wide[:, self.columns] = self.view
+        return wide
 
 
 class Slots(dict[str, Slot]):
@@ -43,6 +68,10 @@ class Slots(dict[str, Slot]):
     def fill(self, state: Mapping[str, Tensor], advice: str) -> None:
         """Copy a state dict in. Raises ValueError, ending in the advice, for keys or shapes that do not fit."""
         complaints = self.complaints(state)
+        if not complaints:
+            complaints = [
+                f"{key} has numbers where the network has none" for key in self if not self[key].fits(state[key])
+            ]
         if complaints:
             raise UserError(f"The checkpoint does not fit: {'; '.join(complaints)}. {advice}")
         for key, slot in self.items():
