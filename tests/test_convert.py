@@ -4,21 +4,22 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from ddpm_lab.checkpoints import openai
 from ddpm_lab.checkpoints.published import PUBLISHED
 from ddpm_lab.checkpoints.tensors import read_tensors
+from ddpm_lab.samplers.ancestral import Ancestral
+from ddpm_lab.samplers.ddim import DDIM
 from ddpm_lab.tasks.building import load_classifier, load_run
 from ddpm_lab.tasks.foreign import _built, read
-from tests.doors import QUICK, ROOT, checkpoint, environment, run
+from tests.doors import QUICK, checkpoint, environment, run
 from tests.networks.randomise import randomised
 
 SHORT = [option for option in QUICK if not option.startswith(("callbacks", "sampler"))]
@@ -38,32 +39,46 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in options}
 
 
-def test_a_run_draws_the_same_images_in_diffusers_alone(runs: dict[str, Path], tmp_path: Path) -> None:
-    said = run("convert", f"from={runs['plain']}", "to=diffusers", f"out={tmp_path}/exported")
-    assert "largest difference of outputs" in said
-    alone = (
-        "import sys, torch, numpy as np\n"
-        "from diffusers import DDPMPipeline\n"
-        "pipeline = DDPMPipeline.from_pretrained(sys.argv[1])\n"
-        "pipeline.set_progress_bar_config(disable=True)\n"
-        "made = pipeline(4, torch.Generator().manual_seed(0), num_inference_steps=40, output_type='np')\n"
-        "assert 'ddpm_lab' not in sys.modules\n"
-        "np.save(sys.argv[2], made.images)"
-    )
+ALONE = r"""
+import os, re, sys, numpy as np
+for name in sys.argv[1:]:
+    os.chdir(name)
+    first, second = re.findall(r"```python\n(.*?)```", open("README.md").read(), re.S)
+    exec(first)
+    by_ddpm = images
+    exec(second)
+    by_ddim = images
+    exec(second.replace(", use_clipped_model_output=True", ""))
+    np.savez("../" + name, x_T=x_T, ddpm=by_ddpm, ddim=by_ddim, default=images)
+    os.chdir("..")
+assert "ddpm_lab" not in sys.modules
+"""
+
+
+def test_the_card_s_code_draws_the_same_images_in_diffusers_alone(runs: dict[str, Path], tmp_path: Path) -> None:
+    names = ["plain", "dropped"]
+    for name in names:
+        said = run("convert", f"from={runs[name]}", "to=diffusers", f"out={tmp_path}/{name}", "weights=raw")
+        assert "largest difference of outputs" in said
     outside = {**environment(), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", alone, f"{tmp_path}/exported", f"{tmp_path}/made.npy"]
+    command = [sys.executable, "-c", ALONE, *names]
     subprocess.run(command, cwd=tmp_path, env=outside, check=True, capture_output=True)
-    _, denoiser, _ = load_run(str(runs["plain"]), "ema")
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4, 1, 8, 8, generator=generator)
-    sampler = instantiate(OmegaConf.load(ROOT / "conf" / "sampler" / "ancestral.yaml"))
-    image = sampler(denoiser, x, randn_like=lambda like: torch.randn(like.shape, generator=generator))
-    ours = (image / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(np.load(tmp_path / "made.npy"), ours, atol=1e-3)
-    card = (tmp_path / "exported" / "README.md").read_text()
-    assert "test/bits_per_dim" in card
-    assert "Velocity" in card
-    assert "schedule:" in card
+    for name in names:
+        found = np.load(tmp_path / f"{name}.npz")
+        _, denoiser, _ = load_run(str(runs[name]), "raw")
+        y = torch.arange(4) if name == "dropped" else None
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(4, 1, 8, 8, generator=generator)
+        noise = partial(torch.randn, generator=generator)
+        ancestral = Ancestral()(denoiser, x, y, lambda like, noise=noise: noise(like.shape))
+        for sampler, ours in (("ddpm", ancestral), ("ddim", DDIM(10, spacing="ddim")(denoiser, x, y))):
+            np.testing.assert_allclose(found[sampler], (ours / 2 + 0.5).clamp(0, 1), atol=1e-3)
+        assert abs(found["default"] - found["ddim"]).max() > 0.01  # what the card warns of
+    card = (tmp_path / "plain" / "README.md").read_text()
+    for part in ("test/bits_per_dim", "Velocity", "schedule:", "no labels"):
+        assert part in card
+    card = (tmp_path / "dropped" / "README.md").read_text()
+    assert "Labels: 0 to 9; 10 stands for none" in card
 
 
 def test_out_and_in_again_is_the_same_model(runs: dict[str, Path], tmp_path: Path) -> None:

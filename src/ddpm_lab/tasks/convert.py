@@ -20,6 +20,7 @@ from ddpm_lab.checkpoints.tensors import read_tensors
 from ddpm_lab.diffusion.process import Process
 from ddpm_lab.errors import FolderInUseError, UserError
 from ddpm_lab.tasks.building import load_any
+from ddpm_lab.tasks.card import card as model_card
 from ddpm_lab.tasks.foreign import Foreign, check_walk, is_upsampler, labels_of, read
 
 TOLERANCE = 1e-4  # of the largest output, between both forms
@@ -57,7 +58,7 @@ def convert(config: DictConfig) -> None:
                     f"out={out} is not written: its network differs from that of {config['from']} by {difference:.3g}, with "
                     f"outputs up to {largest:.3g}"
                 )
-        (Path(folder) / card.relative_to(out.parent)).write_text(_card(config, source))
+        (Path(folder) / card.relative_to(out.parent)).write_text(model_card(config, source))
         out.parent.mkdir(parents=True, exist_ok=True)
         for path in Path(folder).iterdir():
             path.replace(out.parent / path.name)
@@ -184,36 +185,6 @@ def _compose(config: DictConfig, source: Foreign) -> DictConfig:
     for node in ("callbacks", "guard", "hydra"):
         run.pop(node, None)  # of a training that there was not
     return run
-
-
-def _card(config: DictConfig, source: Foreign) -> str:
-    """A model card in Markdown: what it is, how it is called, its options, its numbers."""
-    lines = [f"# {source.about}", "", f"Written by ddpm-lab, commit {runs.commit()}, from `{config['from']}`.", ""]
-    labels = "no labels" if source.num_classes is None else f"{source.num_classes} labels"
-    lines.append(f"Images of {source.channels}x{source.image_size}x{source.image_size} in [-1, 1], {labels}.")
-    if source.scheduled is not None:
-        betas, prediction, variance, _ = source.scheduled
-        names = type(prediction).__name__, type(variance).__name__
-        lines.append(f"T = {len(betas)}; the network predicts {names[0]}, variance {names[1]}.")
-    if config.to == "diffusers":
-        asked = (
-            "`DDPMPipeline` gives no labels: call `unet(x, t, labels)` and `scheduler.step` in a loop."
-            if source.num_classes is not None
-            else f"`DDPMPipeline.from_pretrained(…)(num_inference_steps={len(source.betas)})`."  # type: ignore[arg-type]
-        )
-        lines += ["", f"In diffusers: {asked}"]
-    if source.folder is not None:
-        numbers = {k: v for k, v in runs.read_metrics(source.folder).items() if isinstance(v, (int, float))}
-        rates = runs.load_config(source.folder).ema_rates
-        lines += [
-            "",
-            f"Weights here: {config.weights}. Numbers of the run, of its {'averaged' if rates else 'raw'} weights:",
-        ]
-        lines += ["", *(f"- {name}: {value}" for name, value in sorted(numbers.items()))]
-        options = (source.folder / "config.yaml").read_text()
-    else:
-        options = OmegaConf.to_yaml(OmegaConf.create({"network": source.node}))
-    return "\n".join([*lines, "", "Options:", "", "```yaml", options.rstrip(), "```", ""])
 
 
 def _inputs(source: Foreign) -> tuple[Tensor, ...]:

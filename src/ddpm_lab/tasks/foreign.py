@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,8 @@ class Foreign(NamedTuple):
     network: with its weights. node: what config.network must say to build it. image_size, channels, num_classes: of the images
     and labels it was trained on. scheduled: its process and what its output means; None where the file does not say, or for a
     classifier. betas: of its process; None where the file does not say. time_scale: of its time. about: for people. step: how
-    long it was trained, 0 if not known. folder: of the run that it is.
+    long it was trained, 0 if not known. folder: of the run that it is. null_label: the label that stands for none, class_names:
+    those of the others, in turn; None where there are none or the file does not say.
     """
 
     network: nn.Module
@@ -51,6 +52,8 @@ class Foreign(NamedTuple):
     betas: Tensor | None = None
     step: int = 0
     folder: Path | None = None
+    null_label: int | None = None
+    class_names: Sequence[str] | None = None
 
     @property
     def is_classifier(self) -> bool:
@@ -223,17 +226,30 @@ def _run(path: Path, published: str | None, weights: str | int) -> Foreign:
     config, model, step = load_any(str(path), weights)
     data = config.data
     betas = model.process.beta(torch.arange(1, model.process.T + 1), torch.arange(model.process.T))
-    scheduled = None
+    scheduled = null_label = None
     classes = data.num_classes
     if config.task.name == "diffusion":
         clip = config.sampler.clip if "sampler" in config else True
         scheduled = Scheduled(betas, model.prediction, model.variance, clip)
-        classes = data.num_classes + (config.label_dropout > 0) if config.class_conditional else None
+        if config.class_conditional and config.label_dropout > 0:
+            null_label = data.num_classes
+        classes = data.num_classes + (null_label is not None) if config.class_conditional else None
     node: Any = OmegaConf.to_container(config.network, resolve=True)
     shape = data.image_size, data.channels, classes
     about = f"{config.task.name} model of {data.name}, {step} steps"
+    folder = runs.checked_run(path)
     return Foreign(
-        model.network, node, *shape, scheduled, config.time_scale, about, betas, step, runs.checked_run(path)
+        model.network,
+        node,
+        *shape,
+        scheduled,
+        config.time_scale,
+        about,
+        betas,
+        step,
+        folder,
+        null_label,
+        data.get("class_names"),
     )
 
 
