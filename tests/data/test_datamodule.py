@@ -1,5 +1,6 @@
 """A real Trainer, and which images reach it at which step."""
 
+import warnings
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -233,6 +234,18 @@ def test_a_batch_that_ranks_cannot_share_is_refused():
     for key in ("batch_size", "test_batch_size"):
         with pytest.raises(ValueError, match=rf"data\.{key} must be positive and is 0\."):
             module(**{key: 0})
+
+
+@pytest.mark.parametrize(("cores", "ranks", "expected"), [(2, 1, 2), (2, 4, 1), (64, 1, 8), (64, 16, 4)])
+def test_workers_share_the_cores_that_there_are(monkeypatch, cores, ranks, expected):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    data = rank_of(0, 1)
+    data.num_workers, data.trainer.num_devices = "auto", ranks
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of more workers than cores
+        assert data.val_dataloader().num_workers == expected
+    with pytest.raises(ValueError, match=r"data\.num_workers=many is a number of processes, 0 or more, or auto"):
+        module(num_workers="many")
 
 
 @pytest.mark.parametrize("channels", [0, 5])

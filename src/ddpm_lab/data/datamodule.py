@@ -1,5 +1,6 @@
 """One DataModule for every data set: which bytes reach which rank at which step."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +14,13 @@ from ddpm_lab.data.splits import is_train
 from ddpm_lab.data.stream import EndlessBatches, OrderedBatches
 from ddpm_lab.errors import UserError, WrongTypeError
 from ddpm_lab.pixels import KINDS, to_float
+
+MOST_WORKERS = 8  # that "auto" takes
+
+
+def cores() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -75,13 +83,14 @@ class DataModule(lightning.LightningDataModule):
         num_classes: number of classes, or None where labels are not used.
         batch_size: the GLOBAL training batch, over all ranks.
         test_batch_size: batch of one rank in evaluation; changes no result.
-        num_workers: decoding processes for each rank; 0 is fastest for sets in memory.
+        num_workers: decoding processes for each rank; 0 is fastest for sets in memory, "auto" shares the machine's cores among
+            its ranks, up to MOST_WORKERS each.
         mirror: whether the training set also has each image's mirror image.
         seed: of the order of the training stream.
         first: train on the first so many images alone, to see a network learn them by heart; None: on all.
 
     Raises:
-        ValueError: if a batch size is not positive, or channels are of no kind of image.
+        ValueError: if a batch size is not positive, workers are no number, or channels are of no kind of image.
 
     """
 
@@ -95,7 +104,7 @@ class DataModule(lightning.LightningDataModule):
         num_classes: int | None,
         batch_size: int,
         test_batch_size: int,
-        num_workers: int = 0,
+        num_workers: int | str = 0,
         mirror: bool,
         seed: int,
         first: int | None = None,
@@ -104,6 +113,8 @@ class DataModule(lightning.LightningDataModule):
         for key, size in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
             if size < 1:
                 raise UserError(f"data.{key} must be positive and is {size}.")
+        if num_workers != "auto" and not (isinstance(num_workers, int) and num_workers >= 0):
+            raise UserError(f"data.num_workers={num_workers} is a number of processes, 0 or more, or auto.")
         if channels not in KINDS:
             kinds = ", ".join(f"{count} ({kind})" for count, kind in KINDS.items())
             raise UserError(f"data.channels={channels} is of no image that can be shown: take one of {kinds}.")
@@ -230,13 +241,21 @@ class DataModule(lightning.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def _workers(self) -> int:
+        """Return how many processes decode for this rank."""
+        if isinstance(self.num_workers, int):
+            return self.num_workers
+        here = self.trainer.num_devices if self.trainer else 1  # ranks on this machine
+        return min(MOST_WORKERS, max(1, cores() // here))
+
     def _loader(self, images: ImageSet, batches: Sampler[list[int]]) -> DataLoader[Batch]:
+        workers = self._workers()
         return DataLoader(
             cast("Dataset[Batch]", images),
             batch_sampler=batches,
             collate_fn=cast("Callable[..., Batch]", self._declared),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             # Its own: a loader otherwise draws from the global generator whenever an iteration begins.
             generator=torch.Generator(),
