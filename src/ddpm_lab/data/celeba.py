@@ -45,4 +45,4 @@ def celeba(root: str | Path, split: str, image_size: int, crop: Sequence[int], c
         )
     rows = (line.split() for line in partition.read_text().splitlines() if line.strip())
     paths = [images / name for name, part in rows if part == PART[train]]
-    return FileSet(paths, [0] * len(paths), channels, cut_box(crop, image_size))
+    return FileSet(paths, [0] * len(paths), channels, cut_box(crop, image_size), classes=())

@@ -71,4 +71,4 @@ def _read(kind: "type[CIFAR10]", root: str | Path, split: str) -> MemorySet:
         raise UserError(
             f"A file in {folder.resolve()} is damaged, its MD5 is not the published one: unpack {kind.url} again."
         ) from error
-    return MemorySet(channels_first(source.data), torch.tensor(source.targets))
+    return MemorySet(channels_first(source.data), torch.tensor(source.targets), source.classes)

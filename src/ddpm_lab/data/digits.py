@@ -5,6 +5,8 @@ import torch
 from ddpm_lab.data.memory import MemorySet
 from ddpm_lab.data.splits import hold_out
 
+DIGITS = "0123456789"
+
 
 def digits(split: str) -> MemorySet:
     """Return 1,797 handwritten digits of 8x8 pixels in 10 classes (UCI Optical Recognition of Handwritten Digits).
@@ -27,4 +29,4 @@ def digits(split: str) -> MemorySet:
     chosen = hold_out(len(source.images), split, every=6)
     levels = torch.from_numpy(source.images[chosen])  # [n, 8, 8] float64, 0..16
     images = (levels * 255 / 16).round().to(torch.uint8)[:, None]  # [n, 1, 8, 8]
-    return MemorySet(images, torch.from_numpy(source.target[chosen]).to(torch.int64))
+    return MemorySet(images, torch.from_numpy(source.target[chosen]).to(torch.int64), DIGITS)

@@ -4,15 +4,15 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
-from ddpm_lab.data.decoding import Shape, centre_crop, decode, stack
-from ddpm_lab.data.memory import Batch
+from ddpm_lab.data.decoding import Shape, centre_crop
+from ddpm_lab.data.encoded import EncodedSet
 from ddpm_lab.data.splits import hold_out, is_train
 from ddpm_lab.errors import NoSuchFileError, UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 
 
-class FileSet:
+class FileSet(EncodedSet):
     """Image files, decoded when they are asked for.
 
     Args:
@@ -20,25 +20,59 @@ class FileSet:
         labels: one class for each image.
         channels: 1 or 3.
         shape: cuts and scales a picture to the size of the set.
+        classes: names of the classes in the order of their numbers; none where there are no labels, None: not known.
+        notes: sentences for the owner of the set about what was passed over.
 
     """
 
-    def __init__(self, paths: Sequence[str | Path], labels: Sequence[int], channels: int, shape: Shape) -> None:
-        self.paths, self.labels, self.channels, self.shape = list(paths), list(labels), channels, shape
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        labels: Sequence[int],
+        channels: int,
+        shape: Shape,
+        classes: Sequence[str] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(channels, shape, classes, notes)
+        self.paths, self.labels = list(paths), list(labels)
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """Return images uint8 [B, C, H, W] and labels int64 [B].
+    def name(self, i: int) -> str:
+        """Return the path of image i."""
+        return str(self.paths[i])
+
+    def label(self, i: int) -> int:
+        """Return the class of image i."""
+        return self.labels[i]
+
+    def file(self, i: int) -> str | Path:
+        """Return the path of image i: only its header is read for `look`."""
+        return self.paths[i]
+
+    def encoded(self, i: int) -> bytes:
+        """Return the bytes of the file.
 
         Raises:
             ValueError: names the file that cannot be read.
 
         """
-        files = [self.paths[i] for i in indices]
-        pictures = [self.shape(decode(file, str(file), self.channels)) for file in files]
-        return stack(pictures, [self.labels[i] for i in indices])
+        return read(self.paths[i])
+
+
+def read(path: str | Path) -> bytes:
+    """Return the bytes of a file of an image.
+
+    Raises:
+        ValueError: names the file that cannot be read.
+
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"Cannot read the image {path} ({error}): replace the file or remove it.") from error
 
 
 def folder_name(path: PurePath) -> str:

@@ -6,6 +6,7 @@ Not through torchvision: it reads only unpacked files and would want those besid
 import gzip
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ddpm_lab.data.memory import MemorySet
 from ddpm_lab.data.splits import is_train
 from ddpm_lab.errors import NoSuchFileError, UserError
 
+CLOTHING = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 DEBIAN = (Path("/usr/share/datasets/fashion-mnist"), Path("/usr/share/dataset/fashion-mnist"))
 
 
@@ -33,7 +35,8 @@ def mnist(root: str | Path, split: str) -> MemorySet:
         ValueError: if a file is damaged or the split is another.
 
     """
-    return _read([Path(root) / "MNIST" / "raw"], split, "MNIST", "from https://ossci-datasets.s3.amazonaws.com/mnist/")
+    source = "from https://ossci-datasets.s3.amazonaws.com/mnist/"
+    return _read([Path(root) / "MNIST" / "raw"], split, "MNIST", source, "0123456789")
 
 
 def fashion_mnist(root: str | Path, split: str) -> MemorySet:
@@ -57,17 +60,17 @@ def fashion_mnist(root: str | Path, split: str) -> MemorySet:
         "from https://github.com/zalandoresearch/fashion-mnist, or install the Debian package: "
         "apt-get install dataset-fashion-mnist"
     )
-    return _read([Path(root) / "FashionMNIST" / "raw", *DEBIAN], split, "Fashion-MNIST", source)
+    return _read([Path(root) / "FashionMNIST" / "raw", *DEBIAN], split, "Fashion-MNIST", source, CLOTHING)
 
 
-def _read(folders: list[Path], split: str, name: str, source: str) -> MemorySet:
+def _read(folders: list[Path], split: str, name: str, source: str, classes: Sequence[str]) -> MemorySet:
     stem = "train" if is_train(split) else "t10k"
     wanted = [f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"]
     for folder in folders:
         found = [path for file in wanted for path in (folder / f"{file}.gz", folder / file) if path.is_file()]
         if {path.name.removesuffix(".gz") for path in found} == set(wanted):
             images, labels = (_idx(next(path for path in found if path.name.startswith(file))) for file in wanted)
-            return MemorySet(torch.from_numpy(images)[:, None], torch.from_numpy(labels).to(torch.int64))
+            return MemorySet(torch.from_numpy(images)[:, None], torch.from_numpy(labels).to(torch.int64), classes)
     raise NoSuchFileError(
         f"{name} is not here: put {wanted[0]}.gz and {wanted[1]}.gz into {folders[0].resolve()}, {source}."
     )

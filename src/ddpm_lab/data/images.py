@@ -6,14 +6,14 @@ import numpy as np
 from PIL import Image
 
 from ddpm_lab.data.arrays import load_archive
-from ddpm_lab.data.decoding import channels_first, decode, stack
-from ddpm_lab.data.folder import images_below
+from ddpm_lab.data.decoding import Picture, channels_first
+from ddpm_lab.data.folder import FileSet, images_below
 from ddpm_lab.data.memory import Batch, ImageSet, MemorySet
 from ddpm_lab.errors import NoSuchFileError, UserError
 
 
-class PlainFiles:
-    """Image files of one size, all grey or all RGB, decoded when they are asked for.
+class PlainFiles(FileSet):
+    """Image files of one size, all grey or all RGB, decoded when they are asked for; all labels are 0.
 
     Raises:
         ValueError: if the first file cannot be read.
@@ -21,11 +21,8 @@ class PlainFiles:
     """
 
     def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
         self.form = _form(paths[0])
-
-    def __len__(self) -> int:
-        return len(self.paths)
+        super().__init__(paths, [0] * len(paths), self.form[2], _as_it_is, classes=())
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return images uint8 [B, C, H, W] and labels 0, int64 [B].
@@ -34,16 +31,18 @@ class PlainFiles:
             ValueError: names the file that cannot be read, or is of another size or number of channels than the first.
 
         """
-        pictures = []
         for path in (self.paths[i] for i in indices):
-            width, height, channels = _form(path)
-            if (width, height, channels) != self.form:
+            form = _form(path)
+            if form != self.form:
                 raise UserError(
-                    f"{path} is {_words(width, height, channels)} and {self.paths[0]} is {_words(*self.form)}: images that "
-                    "are judged together must be of one size and all grey or all RGB."
+                    f"{path} is {_words(*form)} and {self.paths[0]} is {_words(*self.form)}: images that are judged together "
+                    "must be of one size and all grey or all RGB."
                 )
-            pictures.append(decode(path, str(path), channels))
-        return stack(pictures, [0] * len(pictures))
+        return super().__getitems__(indices)
+
+
+def _as_it_is(picture: Picture) -> Picture:
+    return picture
 
 
 def read_images(path: str | Path) -> ImageSet:
@@ -84,7 +83,7 @@ def read_images(path: str | Path) -> ImageSet:
     return MemorySet(channels_first(images))
 
 
-def _form(path: Path) -> tuple[int, int, int]:
+def _form(path: str | Path) -> tuple[int, int, int]:
     """Width, height and channels as the file's header tells."""
     try:
         with Image.open(path) as picture:

@@ -4,14 +4,13 @@ Not through torchvision: it writes a cache file into the working directory, keep
 refuses the object categories (cat, horse, …).
 """
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddpm_lab.data.decoding import Shape, centre_crop, decode, stack
-from ddpm_lab.data.memory import Batch
+from ddpm_lab.data.decoding import Shape, centre_crop
+from ddpm_lab.data.encoded import EncodedSet
 from ddpm_lab.data.splits import is_train
 from ddpm_lab.errors import NoSuchFileError
 
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def _database(folder: Path) -> "lmdb.Environment":
-    """Open a database, for one batch: a handle survives no fork and no pickle, and opening takes microseconds."""
+    """Open a database, for one image: a handle survives no fork and no pickle, and opening takes microseconds."""
     import lmdb
 
     return lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
 
 
-class LmdbSet:
+class LmdbSet(EncodedSet):
     """Encoded images that are the values of an LMDB database, in the order of its keys; all labels are 0.
 
     Args:
@@ -37,7 +36,8 @@ class LmdbSet:
     """
 
     def __init__(self, folder: Path, channels: int, shape: Shape) -> None:
-        self.folder, self.channels, self.shape = folder, channels, shape
+        super().__init__(channels, shape, classes=())
+        self.folder = folder
         with _database(folder) as database, database.begin() as transaction:
             # One array, not a list: three million Python objects would be copied into each worker as it touches them.
             self.keys = np.array(list(transaction.cursor().iternext(keys=True, values=False)), dtype=np.bytes_)  # [n]
@@ -45,21 +45,18 @@ class LmdbSet:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """Return images uint8 [B, C, H, W] and labels int64 [B], all 0.
+    def name(self, i: int) -> str:
+        """Return the key of image i and the database."""
+        return f"{self.keys[i].decode()} in {self.folder}"
 
-        Raises:
-            ValueError: names the key whose image cannot be read.
+    def label(self, i: int) -> int:
+        """Return 0."""
+        return 0
 
-        """
+    def encoded(self, i: int) -> bytes:
+        """Return the value of the key."""
         with _database(self.folder) as database, database.begin() as transaction:
-            pictures = [
-                self.shape(
-                    decode(io.BytesIO(transaction.get(key) or b""), f"{key.decode()} in {self.folder}", self.channels)
-                )
-                for key in (bytes(self.keys[i]) for i in indices)
-            ]
-        return stack(pictures, [0] * len(pictures))
+            return transaction.get(bytes(self.keys[i])) or b""
 
 
 def lsun(root: str | Path, split: str, category: str, image_size: int, channels: int = 3) -> LmdbSet:

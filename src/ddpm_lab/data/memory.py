@@ -1,5 +1,6 @@
 """Image sets: what a data set is to the rest of the project, one held in memory, and the flips."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -12,7 +13,11 @@ Batch = tuple[Tensor, Tensor]
 
 
 class ImageSet(Protocol):
-    """Anything with a length that hands out a whole batch at a time."""
+    """Anything with a length that hands out a whole batch at a time.
+
+    It may also have what an inspection tells its owner: classes, the names of the labels in the order of their numbers (empty
+    where there are no labels), and notes, sentences about what was passed over; and of encoded images what `EncodedSet` has.
+    """
 
     def __len__(self) -> int: ...
 
@@ -27,6 +32,8 @@ class MemorySet:
     Args:
         images: uint8 [n, C, H, W].
         labels: int64 [n]; without labels every image is of class 0.
+        classes: names of the classes in the order of their numbers; none where there are no labels, None: not known.
+        notes: sentences for the owner of the set about what was passed over or decided.
 
     Raises:
         TypeError: if images are not uint8 or labels not int64.
@@ -34,7 +41,13 @@ class MemorySet:
 
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        classes: Sequence[str] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
         labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
         if images.dtype != torch.uint8 or labels.dtype != torch.int64:
             raise WrongTypeError(
@@ -46,6 +59,7 @@ class MemorySet:
                 f"{list(labels.shape)}: one label for each image."
             )
         self.images, self.labels = images, labels
+        self.classes, self.notes = None if classes is None else tuple(classes), tuple(notes)
 
     def __len__(self) -> int:
         return len(self.images)

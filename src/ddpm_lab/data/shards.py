@@ -5,7 +5,6 @@ middle of a pass. The shards lie on a disk of this machine or one that is mounte
 """
 
 import hashlib
-import io
 import os
 import tarfile
 from collections.abc import Sequence
@@ -15,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ddpm_lab.data.decoding import Shape, centre_crop, decode, stack
+from ddpm_lab.data.decoding import Shape, centre_crop
+from ddpm_lab.data.encoded import EncodedSet
 from ddpm_lab.data.folder import SUFFIXES
-from ddpm_lab.data.memory import Batch
 from ddpm_lab.data.splits import is_train
 from ddpm_lab.errors import NoSuchFileError, UserError
 
@@ -31,7 +30,7 @@ class Index(NamedTuple):
     label: NDArray[np.int64]  # [n]
 
 
-class TarSet:
+class TarSet(EncodedSet):
     """Encoded images in tar files, in the order of the files' names and of the images in them.
 
     Args:
@@ -43,26 +42,33 @@ class TarSet:
     """
 
     def __init__(self, paths: Sequence[Path], index: Index, channels: int, shape: Shape) -> None:
-        self.paths, self.index, self.channels, self.shape = list(paths), index, channels, shape
+        super().__init__(channels, shape)
+        self.paths, self.index = list(paths), index
 
     def __len__(self) -> int:
         return len(self.index.shard)
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """Return images uint8 [B, C, H, W] and labels int64 [B].
+    def name(self, i: int) -> str:
+        """Return the shard and place of image i."""
+        return f"at byte {self.index.offset[i]} of {self.paths[self.index.shard[i]]}"
+
+    def label(self, i: int) -> int:
+        """Return the class of image i."""
+        return int(self.index.label[i])
+
+    def encoded(self, i: int) -> bytes:
+        """Return the member of the tar file.
 
         Raises:
-            ValueError: names the shard and place of an image that cannot be read.
+            ValueError: names the shard that cannot be read.
 
         """
-        pictures = []
-        for i in indices:
-            path, offset = self.paths[self.index.shard[i]], int(self.index.offset[i])
-            with path.open("rb") as file:
-                file.seek(offset)
-                encoded = file.read(int(self.index.size[i]))
-            pictures.append(self.shape(decode(io.BytesIO(encoded), f"at byte {offset} of {path}", self.channels)))
-        return stack(pictures, self.index.label[indices].tolist())
+        try:
+            with self.paths[self.index.shard[i]].open("rb") as file:
+                file.seek(int(self.index.offset[i]))
+                return file.read(int(self.index.size[i]))
+        except OSError as error:
+            raise UserError(f"Cannot read the image {self.name(i)} ({error}): is the disk still there?") from error
 
 
 def webdataset(
