@@ -88,6 +88,7 @@ class DataModule(lightning.LightningDataModule):
         mirror: whether the training set also has each image's mirror image.
         seed: of the order of the training stream.
         first: train on the first so many images alone, to see a network learn them by heart; None: on all.
+        inspect: whether a run tells at its start what is in the set.
 
     Raises:
         ValueError: if a batch size is not positive, workers are no number, or channels are of no kind of image.
@@ -108,6 +109,7 @@ class DataModule(lightning.LightningDataModule):
         mirror: bool,
         seed: int,
         first: int | None = None,
+        inspect: bool = True,
     ) -> None:
         super().__init__()
         for key, size in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
@@ -120,9 +122,9 @@ class DataModule(lightning.LightningDataModule):
             raise UserError(f"data.channels={channels} is of no image that can be shown: take one of {kinds}.")
         self.name, self.image_size, self.channels, self.num_classes = name, image_size, channels, num_classes
         self.batch_size, self.test_batch_size, self.num_workers = batch_size, test_batch_size, num_workers
-        self.mirror, self.seed, self.first = mirror, seed, first
-        self._dataset = dataset
-        self._declared = Declared(name, channels, image_size, num_classes)
+        self.mirror, self.seed, self.first, self.inspect = mirror, seed, first, inspect
+        self.dataset = dataset
+        self.declared = Declared(name, channels, image_size, num_classes)
         self._loaded: dict[str, ImageSet] = {}
         # The stream stood at sample `_samples` when the Trainer had processed `_batches` batches (None: not yet begun).
         self._samples = 0
@@ -142,10 +144,10 @@ class DataModule(lightning.LightningDataModule):
         """
         is_train(split)
         if split not in self._loaded:
-            images = self._dataset(split=split)
+            images = self.dataset(split=split)
             if len(images) == 0:
                 raise UserError(f"The {split} split of the data set {self.name} is empty.")
-            self._declared(images.__getitems__([0]))
+            self.declared(images.__getitems__([0]))
             self._loaded[split] = images
         return self._loaded[split]
 
@@ -171,7 +173,7 @@ class DataModule(lightning.LightningDataModule):
         images = self.images(split)
         if not 1 <= n <= len(images):
             raise UserError(f"{n} {split} images were asked for and the data set {self.name} has {len(images)}.")
-        pixels, labels = self._declared(images.__getitems__(list(range(n))))
+        pixels, labels = self.declared(images.__getitems__(list(range(n))))
         return to_float(pixels), labels
 
     # Lightning's hooks
@@ -241,7 +243,7 @@ class DataModule(lightning.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _workers(self) -> int:
+    def workers(self) -> int:
         """Return how many processes decode for this rank."""
         if isinstance(self.num_workers, int):
             return self.num_workers
@@ -249,11 +251,11 @@ class DataModule(lightning.LightningDataModule):
         return min(MOST_WORKERS, max(1, cores() // here))
 
     def _loader(self, images: ImageSet, batches: Sampler[list[int]]) -> DataLoader[Batch]:
-        workers = self._workers()
+        workers = self.workers()
         return DataLoader(
             cast("Dataset[Batch]", images),
             batch_sampler=batches,
-            collate_fn=cast("Callable[..., Batch]", self._declared),
+            collate_fn=cast("Callable[..., Batch]", self.declared),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -110,11 +110,13 @@ class Samples:
         return None if self.chosen is None else torch.tensor([self.chosen[k % len(self.chosen)] for k in indices])
 
     def class_name(self, label: int) -> str:
-        """What a label is called; one without a name "class 3"."""
-        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+        """What a label is called; one without a name, or with a number for one, "class 3"."""
+        name = self.class_names[label] if label < len(self.class_names) else str(label)
+        return f"class {name}" if name.isdigit() else name
 
     def _numbered(self, label: int) -> str:
-        return f"{label} ({self.class_names[label]})" if label < len(self.class_names) else str(label)
+        name = self.class_names[label] if label < len(self.class_names) else str(label)
+        return name if name == str(label) else f"{label} ({name})"
 
     @property
     def steps(self) -> int:
