@@ -67,7 +67,7 @@ class SampleGrid(Periodic):
         images = self._draw(pl_module, pl_module.averaged())
         if trainer.is_global_zero:
             data = trainer.datamodule  # type: ignore[attr-defined]
-            real, _ = data.test_images(min(self.n, len(data.images("test"))))
+            real, _ = data.test_images(min(self.n, len(data.images("test"))), self.seed)
             path = self.folder / "samples.png"
             panels([(f"generated, step {trainer.global_step}", images), (f"real {data.name}, test split", real)], path)
             save_npz(self.folder / "samples.npz", images)

@@ -9,10 +9,11 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ddpm_lab.data.memory import Batch, First, ImageSet, Mirrored
+from ddpm_lab.data.memory import Batch, ImageSet, Mirrored, Part
 from ddpm_lab.data.splits import is_train
 from ddpm_lab.data.stream import EndlessBatches, OrderedBatches
 from ddpm_lab.errors import UserError, WrongTypeError
+from ddpm_lab.parts import part, shuffled
 from ddpm_lab.pixels import KINDS, to_float
 
 MOST_WORKERS = 8  # that "auto" takes
@@ -87,7 +88,7 @@ class DataModule(lightning.LightningDataModule):
             its ranks, up to MOST_WORKERS each.
         mirror: whether the training set also has each image's mirror image.
         seed: of the order of the training stream.
-        first: train on the first so many images alone, to see a network learn them by heart; None: on all.
+        first: train on so many images alone, chosen by seed 0 from all, to see a network learn them by heart; None: on all.
         inspect: whether a run tells at its start what is in the set.
 
     Raises:
@@ -151,29 +152,29 @@ class DataModule(lightning.LightningDataModule):
             self._loaded[split] = images
         return self._loaded[split]
 
-    def train_images(self, n: int) -> Batch:
-        """Return the first n training images, float32 [n, C, H, W] in [-1, 1], and their labels int64 [n].
+    def train_images(self, n: int, seed: int = 0) -> Batch:
+        """Return n training images that the seed chooses, float32 [n, C, H, W] in [-1, 1], and their labels int64 [n].
 
         Raises:
             ValueError: if there are fewer.
 
         """
-        return self._first("train", n)
+        return self._part("train", n, seed)
 
-    def test_images(self, n: int) -> Batch:
-        """Return the first n test images, float32 [n, C, H, W] in [-1, 1], and their labels int64 [n].
+    def test_images(self, n: int, seed: int = 0) -> Batch:
+        """Return n test images that the seed chooses, float32 [n, C, H, W] in [-1, 1], and their labels int64 [n].
 
         Raises:
             ValueError: if there are fewer.
 
         """
-        return self._first("test", n)
+        return self._part("test", n, seed)
 
-    def _first(self, split: str, n: int) -> Batch:
+    def _part(self, split: str, n: int, seed: int) -> Batch:
         images = self.images(split)
         if not 1 <= n <= len(images):
             raise UserError(f"{n} {split} images were asked for and the data set {self.name} has {len(images)}.")
-        pixels, labels = self.declared(images.__getitems__(list(range(n))))
+        pixels, labels = self.declared(images.__getitems__(part(len(images), n, seed)))
         return to_float(pixels), labels
 
     # Lightning's hooks
@@ -193,7 +194,7 @@ class DataModule(lightning.LightningDataModule):
         self._samples, self._batches = self._position(), self._processed()
         images = self.images("train")
         if self.first is not None:
-            images = First(images, self.first)
+            images = Part(images, self.first)
         if self.mirror:
             images = Mirrored(images)
         # The position is asked for at each iteration: limit_train_batches makes Lightning begin several.
@@ -201,9 +202,17 @@ class DataModule(lightning.LightningDataModule):
         return self._loader(images, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Return the test split once, in order; rank r of W has the images r, r + W, …, without padding or flips."""
+        """Return the test split once, in order; rank r of W has the images r, r + W, …, without padding or flips.
+
+        Under limit_val_batches the order is shuffled, by seed 0: the batches that are left stand for the whole split.
+        """
         images = self.images("test")
-        return self._loader(images, OrderedBatches(len(images), self.test_batch_size, *self._rank()))
+        limit = (
+            1.0 if self.trainer is None else self.trainer.limit_val_batches
+        )  # an int counts batches, a float is a share
+        whole = isinstance(limit, float) and limit == 1
+        order = range(len(images)) if whole else shuffled(len(images), seed=0)
+        return self._loader(images, OrderedBatches(order, self.test_batch_size, *self._rank()))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the same as val_dataloader."""
