@@ -282,6 +282,40 @@ def test_labels_are_dropped_with_their_probability() -> None:
     assert torch.equal(drop_labels(y, 0.0, 10), y)
 
 
+def test_an_image_loses_all_of_its_labels_or_none() -> None:
+    for y in (torch.arange(12).view(4, 3), torch.arange(9).view(3, 3)):  # [B, L]
+        torch.manual_seed(0)
+        whole = drop_labels(y, 0.5, 99)
+        torch.manual_seed(0)  # the same draws as for [B]
+        dropped = drop_labels(y[:, 0], 0.5, 99) == 99
+        assert dropped.any()
+        assert not dropped.all()
+        assert torch.equal(whole == 99, dropped[:, None].expand_as(y))
+        assert torch.equal(whole[~dropped], y[~dropped])
+
+
+class Clock(nn.Module):
+    """The time that it is told, as an image."""
+
+    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None) -> Tensor:
+        return time.view(-1, 1, 1, 1).expand_as(x).to(x)
+
+
+def test_a_t_between_two_timesteps_reaches_the_network_as_it_is() -> None:
+    inner = Denoiser(Clock(), FINE, Epsilon(), FixedSmall())
+    x, y = randn(2, 1, 1, 2), full(2, 0)
+    for guided in (ClassifierFree(inner, NULL, 1.0, (4, 20)), Autoguided(inner, inner, 1.0)):
+        for t in (7.5, torch.tensor([20.75, 3.5])):
+            told = guided.outputs(x, t, y)[0][:, 0, 0, 0]
+            assert torch.equal(told, (torch.as_tensor(t).expand(2) - 1).double())
+    for denoiser in (inner, guided, ClassifierGuided(inner, log_prob, 1.0)):
+        with pytest.raises(ValueError, match=r"t=7\.5 lies between two timesteps"):
+            denoiser.estimate(x, 7.5, y, clip=False)
+        torch.testing.assert_close(
+            denoiser.estimate(x, 7.0, y, clip=False).x_0, denoiser.estimate(x, 7, y, clip=False).x_0
+        )
+
+
 @pytest.mark.parametrize("scale", ["abc", None, True, float("nan"), float("inf")])
 @pytest.mark.parametrize("make", [ClassifierFree, ClassifierGuided, Autoguided])
 def test_a_scale_that_is_no_number_is_refused(make: type, scale: object) -> None:

@@ -20,8 +20,9 @@ Outputs = tuple[Tensor, Tensor | None]  # the network's output, and its raw vari
 
 
 def drop_labels(y: Tensor, p: float, null_label: int) -> Tensor:
-    """Labels [B], each replaced by null_label with probability p (Ho & Salimans 2022, algorithm 1)."""
-    return torch.where(torch.rand(len(y)).to(y.device) < p, null_label, y)
+    """Labels [B, ...], those of an image replaced by null_label with probability p (Ho & Salimans 2022, algorithm 1)."""
+    dropped = torch.rand(len(y)).to(y.device) < p  # [B]
+    return torch.where(dropped.view(-1, *[1] * (y.dim() - 1)), null_label, y)
 
 
 class Guided(Denoiser):
@@ -194,7 +195,7 @@ class ClassifierGuided(Guided):
         if y is None:
             raise UserError("classifier guidance needs labels y [B] to guide towards, and got none")
         estimate = self.denoiser.estimate(x_t, t, self.labels(y), clip=clip)
-        t = of_batch(t, x_t)
+        t = of_batch(t, x_t, torch.int64)  # whole ones: the estimate refuses others
         gradient = self.gradient(x_t, t, y)
         alpha_bar = lookup(self.process.alpha_bar, t)
         # eps' moves x_0 by (1 - ab) / sqrt(ab) g. Where alpha_bar is 0, x_t says nothing of x_0 nor of its class, and g is 0.

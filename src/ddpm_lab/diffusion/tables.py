@@ -78,8 +78,8 @@ def combine(a: Numbers, x: Tensor, b: Numbers, y: Tensor) -> Tensor:
     return torch.add(a * x, y, alpha=b)
 
 
-def of_batch(t: Times, x: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
-    """The timesteps [B] of x [B, ...], in the dtype."""
+def of_batch(t: Times, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The timesteps [B] of x [B, ...], in the dtype; as they are if None, so that no fraction of one is lost."""
     return t.to(dtype) if isinstance(t, Tensor) else torch.full((len(x),), t, dtype=dtype, device=x.device)
 
 
@@ -96,5 +96,17 @@ def reciprocal(values: Numbers) -> Numbers:
 
 
 def lookup(table: Tensor, index: Times) -> Tensor:
-    """Gather table[index] where the table lives. index: integers [B] on any device, or one, for a result [1]."""
-    return table[index.to(table.device) if isinstance(index, Tensor) else [index]]
+    """Gather table[index] where the table lives. index: whole numbers [B] on any device, or one, for a result [1].
+
+    Raises ValueError for others.
+    """
+    at = index.to(table.device) if isinstance(index, Tensor) else torch.tensor([index], device=table.device)
+    if at.is_floating_point():
+        between = at[at != at.round()]
+        if len(between):
+            raise UserError(
+                f"t={between[0]:g} lies between two timesteps, and a table of {len(table) - 1} has nothing to say there: take "
+                "whole ones, or ask Denoiser.outputs alone, which tells the network any t"
+            )
+        at = at.long()
+    return table[at]
