@@ -44,3 +44,40 @@ def test_without_an_average_the_raw_weights_are_drawn_without_dropout(
     again = grid._draw(model, model.averaged())
     bytes_again = ((again + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8).numpy()
     assert np.array_equal(found, bytes_again)
+
+
+def test_each_class_has_a_column_of_drawn_and_of_real_images_and_the_npz_its_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[list[torch.Tensor], int | None]] = []
+    draw, digits = sample_grid.panels, data()
+
+    def panels(parts: list[tuple[str, torch.Tensor]], path: Path, columns: int | None = None) -> None:
+        shown.append(([images for _, images in parts], columns))
+        draw(parts, path, columns)
+
+    monkeypatch.setattr(sample_grid, "panels", panels)
+    model = module(conditional=True)
+    grid = SampleGrid(str(tmp_path), DDIM(3), 25, 0)
+    trainer(tmp_path, grid, max_steps=1, limit_val_batches=0).fit(model, datamodule=digits)
+    ((drawn, real), columns) = shown[-1]
+    assert columns == 10
+    assert len(drawn) == len(real) == 25
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (25, 8, 8, 1)
+        assert arrays["arr_1"].tolist() == [k % 10 for k in range(25)]
+    images, labels = digits.test_images(len(digits.images("test")))
+    places = [int((images == image).flatten(1).all(1).nonzero()[0, 0]) for image in real]
+    assert len(set(places)) == 25
+    assert labels[places].tolist() == [k % 10 for k in range(25)]
+
+    # A class with too few images leaves its column short, and many classes have no columns.
+    images, labels = digits.test_images(300)
+    rare = labels == 3
+    labels[rare] = torch.where(rare.cumsum(0)[rare] > 1, 4, 3)
+    monkeypatch.setattr(digits, "test_images", lambda n: (images[:n], labels[:n]))
+    column = grid._real(digits, 10)[3::10]
+    assert torch.equal(column[0], images[labels == 3][0])
+    assert (column[1:] == column[1, 0, 0, 0]).all()
+    digits.num_classes = 17
+    assert grid._columns(model) is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -12,19 +14,21 @@ from ddpm_lab.callbacks.periodic import Periodic
 from ddpm_lab.callbacks.pictures import log_picture
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.errors import UserError
-from ddpm_lab.pictures import panels, save_npz
+from ddpm_lab.pictures import LIGHT, panels, save_npz
 from ddpm_lab.samplers.generate import generate
 from ddpm_lab.samplers.sampler import Sampler
 from ddpm_lab.training.diffusion import Diffusion, evaluating
 from ddpm_lab.training.say import say
 
+MOST_COLUMNS = 16
+
 
 class SampleGrid(Periodic):
     """Every `every` steps, raw and averaged weights side by side from the same noise; at the end, samples beside real data.
 
-    every: optimizer steps, 0 for the end alone. Writes samples/step_….png, and samples.png at the end. All ranks draw
-    their share of the n images; image k of a class-conditional model has label k modulo the number of classes, and each class
-    a column. Where there is no average, the raw weights stand alone.
+    every: optimizer steps, 0 for the end alone. Writes samples/step_….png, and samples.png and .npz at the end. All ranks
+    draw their share of the n images; image k of a class-conditional model has label k modulo the number of classes, and each
+    of up to 16 classes a column, of the real images too. Where there is no average, the raw weights stand alone.
 
     Raises ValueError for numbers that make no sense.
     """
@@ -66,17 +70,38 @@ class SampleGrid(Periodic):
         say(f"drawing {self.n} samples with {type(self.sampler).__name__} …")
         images = self._draw(pl_module, pl_module.averaged())
         if trainer.is_global_zero:
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            real, _ = data.test_images(min(self.n, len(data.images("test"))), self.seed)
+            data, columns = trainer.datamodule, self._columns(pl_module)  # type: ignore[attr-defined]
             path = self.folder / "samples.png"
-            panels([(f"generated, step {trainer.global_step}", images), (f"real {data.name}, test split", real)], path)
-            save_npz(self.folder / "samples.npz", images)
+            real = self._real(data, columns)
+            panels(
+                [(f"generated, step {trainer.global_step}", images), (f"real {data.name}, test split", real)],
+                path,
+                columns,
+            )
+            save_npz(self.folder / "samples.npz", images, self._labels(pl_module, range(self.n)))
             log_picture(trainer, "samples_and_real", path)
+
+    def _labels(self, module: Diffusion, indices: Sequence[int]) -> Tensor | None:
+        """Those of these images, [len(indices)]; None for a model without."""
+        classes = module.trainer.datamodule.num_classes  # type: ignore[attr-defined]
+        return torch.tensor([k % classes for k in indices]) if module.conditional else None
 
     def _columns(self, module: Diffusion) -> int | None:
         """One for each class, where the model has classes and not too many."""
         classes = module.trainer.datamodule.num_classes if module.conditional else None  # type: ignore[attr-defined]
-        return classes if classes is not None and classes <= 16 else None
+        return classes if classes is not None and classes <= MOST_COLUMNS else None
+
+    def _real(self, data: Any, columns: int | None) -> Tensor:
+        """At most n test images; where classes have columns each in that of its class, which ends where those found do."""
+        among = len(data.images("test"))
+        if columns is None:
+            return data.test_images(min(self.n, among))[0]
+        images, labels = data.test_images(min(4 * self.n, among))
+        found = torch.full((self.n, *images.shape[1:]), LIGHT / 127.5 - 1)
+        for label in range(min(columns, self.n)):
+            of_class = images[labels == label][: len(range(label, self.n, columns))]
+            found[label : label + columns * len(of_class) : columns] = of_class
+        return found
 
     def _draw(self, module: Diffusion, denoiser: Denoiser) -> Tensor:
         """Images 0..n-1 of the seed, on every rank; rank r of W draws r, r + W, …."""
@@ -85,7 +110,6 @@ class SampleGrid(Periodic):
         rank, world = trainer.global_rank, trainer.world_size
         shape = (data.channels, data.image_size, data.image_size)
         indices = list(range(rank, self.n, world))
-        labels = torch.tensor([i % data.num_classes for i in indices]) if module.conditional else None
         # Every rank holds equally many rows: the gather needs it, and the surplus is cut off.
         images = torch.zeros(-(-self.n // world), *shape, device=module.device)
         with evaluating(denoiser):
@@ -96,7 +120,7 @@ class SampleGrid(Periodic):
                 indices,
                 seed=self.seed,
                 batch_size=data.test_batch_size,
-                labels=labels,
+                labels=self._labels(module, indices),
                 device=module.device,
             )
             if indices:
