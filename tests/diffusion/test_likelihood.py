@@ -16,6 +16,7 @@ from ddpm_lab.diffusion.likelihood import (
     BitsPerDim,
     bits,
     bits_per_dim,
+    check_schedule,
     estimate_bits_per_dim,
     importance,
     prior_term,
@@ -248,3 +249,35 @@ def test_the_timesteps_are_where_the_terms_are_large() -> None:
     size = (terms**2).mean(0).sqrt()
     assert torch.corrcoef(torch.stack([size.log(), p.log()]))[0, 1] > 0.95
     assert p.min() >= 0.05 / 40
+
+
+@pytest.mark.parametrize(
+    ("schedule", "T", "signal"),
+    [
+        ("quadratic", 50, 0.83),
+        ("sigmoid", 50, 0.78),
+        ("warmup", 50, 0.62),
+        ("constant", 50, 0.6),
+        ("constant", 200, 0.13),
+    ],
+)
+def test_a_schedule_that_leaves_signal_says_how_much_and_what_it_costs(schedule: str, T: int, signal: float) -> None:
+    process = Process(SCHEDULES[schedule](T))
+    ab = process.alpha_bar[T].item()
+    assert round(ab**0.5, 2) == signal
+    # KL(N(m, 1 - ab) || N(0, 1)) = (m^2 - ab - log(1 - ab)) / 2, and m^2 = ab where the data are +-1, and ab / 4 at +-1/2.
+    unit = -0.5 * math.log2(1 - ab)
+    half = unit - 0.375 * ab / math.log(2)
+    halves = 0.5 * torch.ones(3, 1, 4, 4)
+    halves[:, :, ::2] *= -1
+    for x_0, cost in ((None, unit), (2 * halves, unit), (halves, half)):
+        said = check_schedule(process, x_0)
+        assert said is not None
+        assert f"sqrt(alpha_bar_T) = {signal:.2g} of the image at T = {T}" in said
+        assert f"{cost:.2g} bits/dim" in said
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("T", [1000, 4000])
+def test_no_schedule_of_a_paper_at_its_length_is_told_off(schedule: str, T: int) -> None:
+    assert check_schedule(Process(SCHEDULES[schedule](T))) is None

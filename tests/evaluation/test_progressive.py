@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -8,8 +9,11 @@ from ddpm_lab.evaluation.progressive import progressive, progressive_strip
 from ddpm_lab.pixels import to_uint8
 from ddpm_lab.samplers.ancestral import Ancestral
 from ddpm_lab.samplers.ddim import DDIM
+from ddpm_lab.samplers.repaint import RePaint
+from ddpm_lab.samplers.sampler import Sampler
 from ddpm_lab.seeds import ImageNoise
 from tests.evaluation.toy import toy_denoiser
+from tests.samplers.strange import Heun, Own
 
 CPU = torch.device("cpu")
 
@@ -37,6 +41,26 @@ def test_a_middle_column_is_the_estimate_at_its_timestep() -> None:
     *_, x_1, image = sampler.walk(denoiser, ImageNoise(0, range(2)).normal(1, 8, 8))
     assert torch.equal(estimates[:, 4], image)
     assert torch.equal(estimates[:, 3], denoiser.estimate(x_1, torch.ones(2, dtype=torch.int64), clip=True).x_0)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "times"),
+    [
+        (Own(5), [40, 28, 19, 10]),  # of 14 steps: 0, 4, 7, 10
+        (Heun(4), [40, 27, 14, 1]),
+        (RePaint(DDIM(4), 1, 2), [40, 27, 14, 14]),  # of 40, 40, 27, 27, 14, 14, 1: 0, 2, 4, 5
+    ],
+    ids=["own", "heun", "repaint"],
+)
+def test_a_column_is_named_by_what_its_step_asked(sampler: Sampler, times: list[int]) -> None:
+    """Whatever the sampler says that it visits."""
+    denoiser = toy_denoiser()
+    estimates, timesteps = progressive(Samples(denoiser, sampler, (1, 8, 8), 0, None, CPU), indices=range(2), columns=5)
+    assert timesteps == [*times, 0]
+    noise = ImageNoise(0, range(2))
+    x = noise.normal(1, 8, 8)
+    torch.testing.assert_close(estimates[:, 0], denoiser.estimate(x, 40, clip=True).x_0)
+    assert torch.equal(estimates[:, 4], sampler(denoiser, x, randn_like=noise))
 
 
 def test_a_strip_of_a_conditional_model_is_drawn(tmp_path: Path) -> None:

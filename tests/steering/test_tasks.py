@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddpm_lab.diffusion.guidance import Inpainted
 from ddpm_lab.diffusion.process import Process
 from ddpm_lab.diffusion.schedules import cosine
 from ddpm_lab.evaluation.generation import Samples
@@ -14,12 +15,14 @@ from ddpm_lab.pixels import to_uint8
 from ddpm_lab.samplers.ancestral import Ancestral
 from ddpm_lab.samplers.ddim import DDIM
 from ddpm_lab.samplers.sampler import Sampler
+from ddpm_lab.seeds import ImageNoise
 from ddpm_lab.steering.editing import Consistency, Edit, Invert, Vary
 from ddpm_lab.steering.inpainting import Inpaint
 from ddpm_lab.steering.interpolation import Interpolate, InterpolateLatents
 from ddpm_lab.steering.job import Job, Task
 from ddpm_lab.steering.plain import Classes, Generate, Progressive
 from tests.evaluation.toy import toy_denoiser
+from tests.samplers.strange import Encoder, Own, Past, Silent
 from tests.worlds import GaussianWorld, oracle
 
 CPU = torch.device("cpu")
@@ -144,6 +147,39 @@ def test_at_strength_0_the_image_stays_and_errors_are_of_grey_levels() -> None:
     assert done.numbers["rmse"] == [0.0, pytest.approx(expected.item(), rel=1e-4)]
 
 
+def test_a_walk_is_the_samplers_own_whatever_its_class() -> None:
+    """Encoder walks as DDIM and is none; the tasks take it, and at every number of steps itself."""
+    for task in (Invert([2, 5]), Consistency([2, 5]), InterpolateLatents(True, 3)):
+        theirs, ours = (task(job(sampler=sampler, labels_given=True)).images for sampler in (Encoder(5), DDIM(5)))
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+    coarse = DDIM(5)
+    coarse.timesteps = lambda T: [1, 13, 40]  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="DDIM takes 3 where 2 are asked for"):
+        Consistency([2, 5])(job(sampler=coarse))
+
+
+@pytest.mark.parametrize("sampler", [Past(5), Own(5)], ids=["past", "own"])
+def test_plain_replacement_walks_as_the_sampler_does(sampler: Sampler) -> None:
+    images, labels = sources(1)
+    done = Inpaint("half", 1, 2, 1)(job(n=1, sampler=sampler, labels_given=True))
+    assert done.numbers["known_pixels_equal"]
+    j = job(n=1)
+    known = Inpainted(j.samples.denoiser, images, done.arrays["mask"][None, None])
+    noise = ImageNoise(0, [0])
+    torch.testing.assert_close(done.images, sampler(known, noise.normal(*SHAPE), labels, noise))
+
+
+def test_a_start_far_from_noise_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    short = DDIM(spacing=[2, 1])
+    for task in (Generate(), Progressive(2), Inpaint("half", 2, 2, 1)):
+        task(job(sampler=short, batch_size=1))
+        assert capsys.readouterr().out.count("warning: the walk of DDIM starts at t = 21 of T = 40") == 1
+    for task in (Generate(), Edit([0.0, 0.5])):  # an edit sets out from the image, wherever that is
+        task(job(sampler=DDIM(5) if isinstance(task, Generate) else short))
+    Invert([3])(job(sampler=DDIM(spacing="quadratic")))
+    assert not capsys.readouterr().out
+
+
 def gaussian_job(n: int, sampler: Sampler) -> Job:
     """The perfect model of independent pixels, so that a walk's own error is all there is."""
     world = GaussianWorld.isotropic(0.1, 0.3, SHAPE)
@@ -198,7 +234,27 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (lambda j: Invert([5])(j), {"sampler": Ancestral(5)}, "sampler=ddim sampler.eta=0"),
     (lambda j: Consistency([2])(j), {"sampler": DDIM(spacing=[2, 3])}, "is for one"),
     (lambda j: Consistency([])(j), {}, "whole numbers from 2 to"),
-    (lambda j: Vary(None, 2)(j), {}, "draws noise, and DDIM with eta=0 does not"),
+    (lambda j: Vary(None, 2)(j), {}, r"draws noise, and DDIM with steps=5, .*eta=0\.0 draws none"),
+    (lambda j: Vary(None, 2)(j), {"sampler": Silent(5)}, "draws noise, and Silent with steps=5, .* draws none"),
+    (lambda j: Vary(None, 2)(j), {"sampler": Ancestral(1)}, "draws none: .* in more steps than one"),
+    (lambda j: Vary([30], 2)(j), {"sampler": Own(5)}, "the walk of Own never stood at t=30"),
+    (lambda j: Edit([0.5])(j), {"sampler": Own(5)}, "Own was to set out from t=21 and set out from t=40"),
+    (lambda j: Invert([5])(j), {"sampler": Silent(5)}, "task=invert encodes images, and Silent has no `invert`"),
+    (
+        lambda j: Consistency([5])(j),
+        {"sampler": Own(5)},
+        "task=consistency needs a walk without noise, and Own draws some",
+    ),
+    (
+        lambda j: Inpaint("half", 1, 2, 2)(j),
+        {"sampler": Own(5)},
+        "Own has a `walk` of its own: take .*task.resamples=1",
+    ),
+    (
+        lambda j: Inpaint("half", 1, 2, 2)(j),
+        {"sampler": Past(5)},
+        "Past keeps images from step to step, .*task.resamples=1",
+    ),
     (lambda j: Vary([0], 2)(j), {"sampler": Ancestral(5)}, "numbers from 1 to 40"),
     (lambda j: Vary(None, 1)(j), {"sampler": Ancestral(5)}, "task.variations=1 must be"),
     (lambda j: Progressive(1)(j), {}, "task.columns=1 must be"),

@@ -46,6 +46,29 @@ def prior_term(process: Process, x_0: Tensor, last: int | None = None) -> Tensor
     return bits(process.marginal(x_0, t).kl(standard_normal(x_0)))
 
 
+MOST_AT_T = (
+    0.05  # sqrt(alpha_bar_T): .006 of Ho et al., .03 of their code's quadratic; .07 shows (Lin et al. 2024, table 1)
+)
+
+
+def check_schedule(process: Process, x_0: Tensor | None = None) -> str | None:
+    """A sentence about a schedule that leaves signal at T, with the prior term of images x_0 [B, C, H, W].
+
+    Of none it is that of data of unit variance, -log2(1 - alpha_bar_T) / 2.
+    """
+    alpha_bar = process.alpha_bar_at(process.T)
+    if alpha_bar**0.5 <= MOST_AT_T:
+        return None
+    if x_0 is None:
+        cost, whose = -0.5 * math.log2(1 - alpha_bar), "of data of unit variance"
+    else:
+        cost, whose = prior_term(process, x_0).mean().item(), f"of {len(x_0)} images"
+    return (
+        f"the schedule leaves sqrt(alpha_bar_T) = {alpha_bar**0.5:.2g} of the image at T = {process.T}, and sampling starts "
+        f"from noise without it, which the model has not met in training; the prior term {whose} is {cost:.2g} bits/dim"
+    )
+
+
 class BitsPerDim(NamedTuple):
     """The whole bound for a batch of images, term by term; all but the errors in bits per dimension.
 
@@ -87,7 +110,7 @@ def bits_per_dim(
         columns = list(range(stop - 1, max(stop - width, 0) - 1, -1))
         noise = torch.cat([randn_like(x_0) for _ in columns])
         x = x_0.repeat(len(columns), 1, 1, 1)
-        labels = None if y is None else y.repeat(len(columns))
+        labels = None if y is None else torch.cat([y] * len(columns))
 
         def times(values: Sequence[int], columns: list[int] = columns) -> Tensor:
             return torch.tensor([values[k] for k in columns], device=x_0.device).repeat_interleave(B)

@@ -17,10 +17,9 @@ from ddpm_lab.evaluation.collect import Clock, ImagesAt, collect
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.scores import Metric, NotComputableError, Score
 from ddpm_lab.metrics.statistics import Statistics
-from ddpm_lab.parts import named
 from ddpm_lab.pixels import WITH_ALPHA, to_uint8
 from ddpm_lab.samplers.generate import generate
-from ddpm_lab.samplers.sampler import Sampler
+from ddpm_lab.samplers.sampler import Sampler, start_signal
 
 LONG = 60.0  # seconds; what takes longer says so before it starts
 
@@ -28,14 +27,14 @@ LONG = 60.0  # seconds; what takes longer says so before it starts
 class Judged(NamedTuple):
     """What a pass found.
 
-    n: images judged. scores: in the metrics' order. left_out: metric -> why. shown: 64 of them, spread over all, uint8.
+    n: images judged. scores: in the metrics' order. left_out: metric -> why. first: the first images, uint8, on rank zero.
     seconds: of each part.
     """
 
     n: int
     scores: list[Score]
     left_out: dict[str, str]
-    shown: Tensor
+    first: Tensor
     seconds: dict[str, float]
 
 
@@ -68,11 +67,11 @@ def judge(
             scores += metric(statistics, reference) if metric is not None else []
         except NotComputableError as error:
             left_out[name] = str(error)
-    if collected.shown.shape[1] in WITH_ALPHA:  # extractors see colours alone
+    if collected.first.shape[1] in WITH_ALPHA:  # extractors see colours alone
         scores = [score._replace(settings={**score.settings, "transparent": "over white"}) for score in scores]
     seconds = {**collected.seconds, "metrics": time.perf_counter() - start}
     # Every rank has computed the same; that it is the same to the last bit is made sure of.
-    return Judged(n, ranks.agreed(scores), left_out, collected.shown, seconds)
+    return Judged(n, ranks.agreed(scores), left_out, collected.first, seconds)
 
 
 @dataclass(frozen=True)
@@ -111,13 +110,11 @@ class Samples:
         return None if self.chosen is None else torch.tensor([self.chosen[k % len(self.chosen)] for k in indices])
 
     def class_name(self, label: int) -> str:
-        """What a label is called; one without a name, or with a number for one, "class 3"."""
-        name = self.class_names[label] if label < len(self.class_names) else str(label)
-        return f"class {name}" if name.isdigit() else name
+        """What a label is called; one without a name "class 3"."""
+        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
 
     def _numbered(self, label: int) -> str:
-        name = self.class_names[label] if label < len(self.class_names) else str(label)
-        return name if name == str(label) else f"{label} ({name})"
+        return f"{label} ({self.class_names[label]})" if label < len(self.class_names) else str(label)
 
     @property
     def steps(self) -> int:
@@ -129,8 +126,9 @@ class Samples:
         return {
             "sampler": type(self.sampler).__name__,
             "eta": None,
-            **vars(self.sampler),
+            **settings(self.sampler),
             "steps": self.steps,
+            "start_signal": float(f"{start_signal(self.sampler, self.denoiser.process):.4g}"),
             "variance": type(self.denoiser.variance).__name__,
             "seed": self.seed,
             "labels": None if self.chosen is None else f"in turn: {', '.join(map(self._numbered, self.chosen))}",
@@ -154,6 +152,21 @@ class Samples:
             print(f"{n} images in {self.steps} steps each: about {seconds / 60:.0f} min on {where}", flush=True)
 
 
+def settings(sampler: Sampler) -> dict[str, Any]:
+    """What a sampler was made with, as a protocol can hold it: numbers, words, lists of them, functions by name.
+
+    Tensors and other objects that it holds are left out.
+    """
+    found = {}
+    for name, value in vars(sampler).items():
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if all(isinstance(item, (bool, int, float, str, type(None))) for item in items):
+            found[name] = value
+        elif callable(value) and hasattr(value, "__qualname__"):
+            found[name] = value.__qualname__
+    return found
+
+
 def protocol_of_reference(extractor: Extractor, reference: Statistics, batch_size: int) -> dict[str, Any]:
     """What the images are compared with, and through which eyes."""
     about = reference.about
@@ -161,25 +174,11 @@ def protocol_of_reference(extractor: Extractor, reference: Statistics, batch_siz
     return {
         "reference": split,
         "reference_n": reference.n or None,
-        "reference_images": _images_of(reference),
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
         "resize": extractor.resize,
         "batch_size": batch_size,
     }
-
-
-def _images_of(reference: Statistics) -> str | None:
-    """Which images of its source the statistics are of; None where the file does not say."""
-    about = reference.about
-    if "images" in about or "of" not in about:
-        return about.get("images")
-    whole = about["n"] == about["of"]
-    return (
-        named(about["of"], None, 0)
-        if whole
-        else f"the first {about['n']} of {about['of']}, as an earlier version took them"
-    )
 
 
 def count_name(n: int) -> str:

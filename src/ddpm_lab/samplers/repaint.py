@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -20,11 +21,18 @@ class RePaint(Sampler):
     made up meets new noise of what is known, until both belong together.
 
     resamples: r, how often each stretch is walked; 1 goes straight down. jump_length: j.
-    Raises ValueError unless both are positive.
+    Raises ValueError unless both are positive, and for a sampler that is more than its moves: one that walks in its own way,
+    or, once it moves, that keeps images from step to step, which are no longer those above once a walk has gone up again.
     """
 
     def __init__(self, sampler: Sampler, jump_length: int = 10, resamples: int = 10) -> None:
         super().__init__(sampler.steps, sampler.spacing, sampler.clip)
+        own = [part for part in ("walk", "__call__") if getattr(type(sampler), part) is not getattr(Sampler, part)]
+        if own:
+            raise UserError(
+                f"RePaint takes single moves of another sampler, and {type(sampler).__name__} has a `{own[0]}` of its own: "
+                f"take sampler=ancestral or ddim, or task.resamples=1, which walks as {type(sampler).__name__} does"
+            )
         if jump_length < 1 or resamples < 1:
             raise UserError(
                 "jump_length and resamples count steps and walks of them: both must be at least 1, got "
@@ -33,6 +41,10 @@ class RePaint(Sampler):
         self.sampler = sampler
         self.jump_length = jump_length
         self.resamples = resamples
+
+    def timesteps(self, T: int) -> list[int]:
+        """The other sampler's."""
+        return self.sampler.timesteps(T)
 
     def places(self, stages: int) -> list[int]:
         """Where a walk of so many stages stands, one after the other, as numbers of stages still below it: 0 is the image.
@@ -88,4 +100,22 @@ class RePaint(Sampler):
         randn_like: RandnLike,
     ) -> Tensor:
         """The other sampler's."""
-        return self.sampler.move(denoiser, x, y, t, s, above, randn_like)
+        kept = _images(self.sampler, x)
+        x = self.sampler.move(denoiser, x, y, t, s, above, randn_like)
+        if self.resamples > 1 and _images(self.sampler, x) - kept:
+            raise UserError(
+                f"{type(self.sampler).__name__} keeps images from step to step, and RePaint goes up again in between: take "
+                f"sampler=ancestral or ddim, or task.resamples=1, which walks as {type(self.sampler).__name__} does"
+            )
+        return x
+
+
+def _images(sampler: Sampler, x: Tensor) -> set[int]:
+    """Which tensors of x's shape a sampler holds, itself or in a list, a tuple, a deque or a dict of it."""
+    found = set()
+    for value in vars(sampler).values():
+        values = (
+            value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, deque)) else [value]
+        )
+        found |= {id(held) for held in values if isinstance(held, Tensor) and held.shape == x.shape}
+    return found

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.diffusion.process import Process
 from ddpm_lab.errors import UserError
-from ddpm_lab.samplers.spacings import Spacing, pairs, timesteps
+from ddpm_lab.samplers.spacings import Spacing, pairs, walked
 
 RandnLike = Callable[[Tensor], Tensor]
+MOST_AT_START = 0.1  # spacings that end one stride below T leave less, unless their strides are long
 
 
 class Sampler(ABC):
@@ -28,7 +30,7 @@ class Sampler(ABC):
 
     def timesteps(self, T: int) -> list[int]:
         """The ascending timesteps that a walk visits, one network call each. Raises ValueError if T has too few."""
-        return timesteps(T, self.steps, self.spacing)
+        return walked(T, self.steps, self.spacing)
 
     def stages(self, T: int, start: int | None = None) -> list[int]:
         """The ascending timesteps of a walk that starts at `start`, one of `timesteps`; all of them if None.
@@ -97,3 +99,19 @@ class Sampler(ABC):
         for image in self.walk(denoiser, x, y, randn_like, start=start):  # noqa: B007 (keeps one x alive, not all)
             pass
         return image
+
+
+def start_signal(sampler: Sampler, process: Process) -> float:
+    """sqrt(alpha_bar_t) where walks of the sampler start: how much of an image should be in what they start from."""
+    return process.alpha_bar_at(sampler.timesteps(process.T)[-1]) ** 0.5
+
+
+def check_start(sampler: Sampler, process: Process) -> str | None:
+    """A sentence about a sampler whose walks start where an image should be left, beyond what the schedule leaves at T."""
+    t, signal = sampler.timesteps(process.T)[-1], start_signal(sampler, process)
+    if signal - process.alpha_bar_at(process.T) ** 0.5 <= MOST_AT_START:
+        return None
+    return (
+        f"the walk of {type(sampler).__name__} starts at t = {t} of T = {process.T}, where sqrt(alpha_bar_t) = {signal:.2g} of "
+        "an image should be left, and gets pure noise there: take sampler.spacing=uniform, or one that ends nearer to T"
+    )

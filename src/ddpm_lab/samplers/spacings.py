@@ -109,6 +109,14 @@ def timesteps(T: int, steps: int | None, spacing: Spacing) -> list[int]:
     return chosen
 
 
+def walked(T: int, steps: int | None, spacing: Spacing) -> list[int]:
+    """`timesteps` of a chain that begins in noise: a single one, by any rule with a name, is T.
+
+    The public code takes t = 1 there, as it does the first of any section of one, and returns the noise that it was given.
+    """
+    return [T] if steps == 1 and isinstance(spacing, str) and spacing in NAMED else timesteps(T, steps, spacing)
+
+
 def pairs(chosen: Sequence[int]) -> list[tuple[int, int]]:
     """The steps (t, s) of a walk down the ascending timesteps `chosen`, from the last to the image at s = 0."""
     return list(zip(reversed(chosen), [*reversed(chosen[:-1]), 0], strict=True))

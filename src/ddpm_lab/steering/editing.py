@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from itertools import chain
 
 import torch
 from torch import Tensor
 
 from ddpm_lab.errors import UserError
-from ddpm_lab.samplers.ddim import DDIM
+from ddpm_lab.evaluation.generation import settings
+from ddpm_lab.samplers.observed import Observed
+from ddpm_lab.samplers.sampler import Sampler
 from ddpm_lab.seeds import ImageNoise
-from ddpm_lab.steering.interpolation import deterministic, encode
+from ddpm_lab.steering.interpolation import check_deterministic, encode
 from ddpm_lab.steering.job import Job, Outcome, error_curve, numbers, rmse, sheet, whole
 
 
@@ -64,9 +66,9 @@ class Edit:
 
 
 class Invert:
-    """Encode images and decode them again, by DDIM without noise (Song et al. 2021, section 5.4 and table 2).
+    """Encode images and decode them again, by a sampler without noise (Song et al. 2021, section 5.4 and table 2).
 
-    steps: of both walks. Spacing and clipping are those of the sampler, which must be DDIM without noise.
+    steps: of both walks. All else is the sampler's, which must draw no noise and have `invert`, as DDIM.
     """
 
     name = "invert"
@@ -76,11 +78,14 @@ class Invert:
 
     def __call__(self, job: Job) -> Outcome:
         """A row for each number of steps, under the images."""
-        samplers = _ladder(job, self.steps, self.name)
+        samplers = _ladder(job, self.steps, self.name, encodes=True)
         sources, of_sources = job.sources(job.n)
         y = job.labels_of(job.n, of_sources)
         job.expect(len(samplers) * job.n)
-        decoded = [job.walk(encode(job, sampler, sources, y), y, sampler=sampler) for sampler in samplers]
+        decoded = [
+            job.walk(encode(job, sampler, sources, y), y, sampler=sampler, start=sampler.timesteps(job.T)[-1])
+            for sampler in samplers
+        ]
         errors = [rmse(images, sources) for images in decoded]
         means = [error.mean().item() for error in errors]
         rows = ["image", *(f"S = {s}, RMSE {mean:.1f}" for s, mean in zip(self.steps, means, strict=True))]
@@ -106,7 +111,7 @@ class Invert:
 
 
 class Consistency:
-    """The same latents decoded in few and in many steps, by DDIM without noise (Song et al. 2021, section 5.2, figure 5).
+    """The same latents decoded in few and in many steps, by a sampler without noise (Song et al. 2021, section 5.2, figure 5).
 
     steps: ascending; the last is what the others are compared with.
     """
@@ -118,7 +123,7 @@ class Consistency:
 
     def __call__(self, job: Job) -> Outcome:
         """A row for each number of steps."""
-        samplers = _ladder(job, self.steps, self.name)
+        samplers = _ladder(job, self.steps, self.name, encodes=False)
         y = job.samples.labels(range(job.n))
         job.expect(len(samplers) * job.n)
         latents = job.noise(*range(job.n))
@@ -164,13 +169,15 @@ class Vary:
 
     def __call__(self, job: Job) -> Outcome:
         """For each of n starts, a row for each t: x_t, and the images."""
-        if isinstance(job.sampler, DDIM) and job.sampler.eta == 0:
-            raise UserError(
-                "task=vary needs a sampler that draws noise, and DDIM with eta=0 does not: take sampler=ancestral"
-            )
         wanted = numbers("task.t", [job.T * k / 4 for k in (4, 3, 2, 1)] if self.t is None else self.t, 1, job.T)
         all_stages = job.sampler.timesteps(job.T)
         stages = sorted({max(all_stages[0], job.sampler.nearest(job.T, t)) for t in wanted}, reverse=True)
+        job.tell_start()
+        if not job.draws_noise(job.sampler):
+            raise UserError(
+                f"task=vary needs a sampler that draws noise, and {type(job.sampler).__name__} with {_told(job.sampler)} draws "
+                "none: take sampler=ancestral, or sampler.eta=1 of DDIM, in more steps than one"
+            )
         y = job.samples.labels(range(job.n))
         job.expect(job.n * len(stages) * self.variations)
         rows, spreads = [], []
@@ -207,32 +214,53 @@ class Vary:
         )
 
     def _on_the_way(self, job: Job, stages: list[int], y: Tensor | None) -> list[Tensor]:
-        """x_t of the n starts at every stage, descending."""
-        device, places = job.samples.device, [0, *job.sampler.timesteps(job.T)][::-1]
-        found: dict[int, list[Tensor]] = {stage: [] for stage in stages}
+        """x_t of the n starts at every stage, descending. Raises ValueError for a walk that does not visit them."""
+        device, denoiser = job.samples.device, Observed(job.samples.denoiser)
+        found: dict[float, list[Tensor]] = {stage: [] for stage in stages}
         for first in range(0, job.n, job.batch_size):
             rows = slice(first, min(first + job.batch_size, job.n))
             noise = ImageNoise(job.samples.seed, range(job.n)[rows], device)
             x_T = noise.normal(*job.samples.shape)
-            walk = job.sampler.walk(job.samples.denoiser, x_T, None if y is None else y[rows].to(device), noise)
-            for place, x in zip(places, chain([x_T], walk), strict=True):
-                if place in found:
-                    found[place].append(x.cpu())
-                if place <= stages[-1]:
+            passed: dict[float, Tensor] = {}
+            for _ in job.sampler.walk(denoiser, x_T, None if y is None else y[rows].to(device), noise):
+                if denoiser.t in found and denoiser.first is not None:
+                    passed[denoiser.t] = denoiser.first[0].cpu()
+                denoiser.first = None
+                if len(passed) == len(stages):
                     break
+            if len(passed) < len(stages):
+                missed = ", ".join(f"t={stage}" for stage in stages if stage not in passed)
+                raise UserError(
+                    f"the walk of {type(job.sampler).__name__} never stood at {missed}, where images were to part"
+                )
+            for stage, x_t in passed.items():
+                found[stage].append(x_t)
         return [torch.cat(found[stage]) for stage in stages]
 
 
-def _ladder(job: Job, steps: list[int], task: str) -> list[DDIM]:
-    """The sampler, DDIM without noise, at every number of steps. Raises ValueError for another, or steps that there are not."""
-    sampler = deterministic(job, task)
+def _ladder(job: Job, steps: list[int], task: str, encodes: bool) -> list[Sampler]:
+    """The sampler at every number of steps. Raises ValueError for one that draws noise, or steps that there are not."""
     numbers("task.steps", steps, 2, job.T, int)
-    if not isinstance(sampler.spacing, str):
-        raise UserError(f"task={task} walks in many numbers of steps, and sampler.spacing={sampler.spacing} is for one")
-    samplers = [DDIM(s, 0.0, sampler.spacing, sampler.clip) for s in steps]
-    for each in samplers:
-        each.timesteps(job.T)
+    name, spacing = type(job.sampler).__name__, job.sampler.spacing
+    if not isinstance(spacing, str) and not callable(spacing):
+        raise UserError(f"task={task} walks in many numbers of steps, and sampler.spacing={spacing} is for one")
+    samplers = []
+    for wanted in steps:
+        sampler = copy.copy(job.sampler)
+        sampler.steps = wanted
+        found = len(sampler.timesteps(job.T))
+        if found != wanted:
+            raise UserError(
+                f"task={task} walks in many numbers of steps, and {name} takes {found} where {wanted} are asked for"
+            )
+        samplers.append(sampler)
+    check_deterministic(job, samplers[0], task, encodes)
     return samplers
+
+
+def _told(sampler: Sampler) -> str:
+    """Its settings, for a sentence."""
+    return ", ".join(f"{name}={value}" for name, value in settings(sampler).items())
 
 
 def _rows(job: Job, y: Tensor | None) -> list[str]:

@@ -34,8 +34,10 @@ class Inpaint:
         """A row for each image: itself, what is known of it, and its fillings."""
         _, H, W = job.samples.shape
         mask = read_mask(str(self.mask), H, W, job.samples.seed)[None, None]  # [1, 1, H, W]
-        sampler = RePaint(job.sampler, self.jump_length, self.resamples)
-        sampler.places(len(sampler.timesteps(job.T)))  # says so if the walk is too short for its jumps
+        sampler = job.sampler
+        if self.resamples > 1:
+            sampler = RePaint(sampler, self.jump_length, self.resamples)
+            sampler.places(len(sampler.timesteps(job.T)))  # says so if the walk is too short for its jumps
         sources, of_sources = job.sources(job.n)
         labels = job.labels_of(job.n, of_sources)
         known = sources.repeat_interleave(self.fillings, 0)

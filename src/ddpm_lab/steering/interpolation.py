@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddpm_lab.errors import UserError
-from ddpm_lab.samplers.ddim import DDIM
 from ddpm_lab.samplers.interpolation import slerp
+from ddpm_lab.samplers.sampler import Sampler
 from ddpm_lab.steering.job import Job, Outcome, numbers, sheet, whole
 
 
@@ -64,7 +65,7 @@ class InterpolateLatents:
     """Song et al. 2021, section 5.3: the latents of DDIM, spherically interpolated and decoded.
 
     encode: the latents of pairs of images; false: of the seed's noise. columns: how many fractions from 0 to 1.
-    Needs sampler=ddim without noise (sampler.eta=0).
+    Needs a sampler without noise, and to encode one with `invert`: sampler=ddim with sampler.eta=0.
     """
 
     name = "interpolate_latents"
@@ -75,17 +76,20 @@ class InterpolateLatents:
 
     def __call__(self, job: Job) -> Outcome:
         """A row for each pair."""
-        sampler = deterministic(job, self.name)
+        sampler = job.sampler
+        check_deterministic(job, sampler, self.name, self.encode)
         labels = job.labels_of(job.n, None) if self.encode else job.samples.labels(range(job.n))
         ends: tuple[Tensor, ...] = ()
+        start = None
         if self.encode:
             ends = pairs_of_sources(job)
             latents = [encode(job, sampler, image, labels) for image in ends]
+            start = sampler.timesteps(job.T)[-1]  # wherever that is
         else:
             latents = [job.noise(*range(k, 2 * job.n, 2)) for k in (0, 1)]
         job.expect(len(self.fractions) * job.n)
         decoded = [
-            job.walk(slerp(latents[0], latents[1], fraction), labels, sampler=sampler) for fraction in self.fractions
+            job.walk(slerp(latents[0], latents[1], fraction), labels, start=start) for fraction in self.fractions
         ]
         columns = [ends[0], *decoded, ends[1]] if self.encode else decoded
         sides = ["source"] if self.encode else []
@@ -94,15 +98,19 @@ class InterpolateLatents:
         return _outcome(job, grid, labels, names, [], "spherical interpolation of DDIM latents", 1)
 
 
-def deterministic(job: Job, task: str) -> DDIM:
-    """The sampler. Raises ValueError unless it is DDIM without noise, whose latents stand for images."""
-    if not isinstance(job.sampler, DDIM) or job.sampler.eta != 0:
-        raise UserError(f"task={task} needs a walk without noise: set sampler=ddim sampler.eta=0")
-    return job.sampler
+def check_deterministic(job: Job, sampler: Sampler, task: str, encodes: bool) -> None:
+    """Raise ValueError unless the sampler draws no noise, so that latents stand for images, and can encode where asked to."""
+    name = type(sampler).__name__
+    if encodes and not hasattr(sampler, "invert"):
+        raise UserError(f"task={task} encodes images, and {name} has no `invert`: set sampler=ddim sampler.eta=0")
+    if job.draws_noise(sampler):
+        raise UserError(
+            f"task={task} needs a walk without noise, and {name} draws some: set sampler=ddim sampler.eta=0"
+        )
 
 
-def encode(job: Job, sampler: DDIM, images: Tensor, labels: Tensor | None) -> Tensor:
-    """Latents of images, batch by batch, on the CPU."""
+def encode(job: Job, sampler: Any, images: Tensor, labels: Tensor | None) -> Tensor:
+    """Latents of images, batch by batch, on the CPU, by a sampler that has `invert`."""
     device, done = job.samples.device, []
     for first in range(0, len(images), job.batch_size):
         rows = slice(first, first + job.batch_size)

@@ -17,9 +17,12 @@ from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.generation import Samples
 from ddpm_lab.pictures import FRAME, captioned, grid
-from ddpm_lab.samplers.sampler import Sampler
+from ddpm_lab.samplers.ddim import DDIM
+from ddpm_lab.samplers.observed import Observed
+from ddpm_lab.samplers.sampler import Sampler, check_start
 from ddpm_lab.seeds import ImageNoise
 
+ROUNDING = 1e-3  # an eighth of a grey level
 Sources = Callable[[int], tuple[Tensor, Tensor | None]]  # n -> images [n, C, H, W] in [-1, 1], labels [n] or None
 
 
@@ -56,6 +59,7 @@ class Job:
     null_label: int | None
     about: str
     bar: tqdm = field(default_factory=lambda: tqdm(desc="sampling", unit="image", disable=None))
+    told: set[str] = field(default_factory=set)
 
     @property
     def T(self) -> int:  # noqa: N802
@@ -101,6 +105,27 @@ class Job:
         """The first noise of these images of the seed, [len(numbers), C, H, W]."""
         return ImageNoise(self.samples.seed, numbers, self.samples.device).normal(*self.samples.shape).cpu()
 
+    def tell_start(self, sampler: Sampler | None = None) -> None:
+        """Say once if walks of the sampler, the command line's if None, do not start where there is but noise."""
+        sentence = check_start(sampler or self.sampler, self.samples.denoiser.process)
+        if sentence is not None and sentence not in self.told:
+            self.told.add(sentence)
+            print(f"warning: {sentence}", flush=True)
+
+    @torch.no_grad()
+    def draws_noise(self, sampler: Sampler) -> bool:
+        """Whether two walks of the sampler from one x_T part, by more than rounding."""
+        if type(sampler) is DDIM and sampler.eta == 0:
+            return False
+        x = self.noise(0).expand(2, *self.samples.shape).contiguous().to(self.samples.device)
+        y = self.samples.labels([0, 0])
+        noise = ImageNoise(self.samples.seed, [0, 1], self.samples.device)
+        for x_s in sampler.walk(self.samples.denoiser, x, None if y is None else y.to(x.device), noise):
+            if not (x_s[0] - x_s[1]).abs().max() <= ROUNDING:
+                return True
+        return False
+
+    @torch.no_grad()
     def walk(
         self,
         x: Tensor,
@@ -115,19 +140,28 @@ class Job:
 
         x: [m, C, H, W], standard normal, or x_start where start is given (0: the images themselves). numbers: image k's noise
         is that of the seed's image numbers[k], after its first; k if None. around: puts a guidance around some rows' denoiser.
+        Raises ValueError for a sampler that sets out from elsewhere than start.
         """
         if start == 0:
             self.bar.update(len(x))
             return x.clone()
+        sampler = sampler or self.sampler
+        if start is None:
+            self.tell_start(sampler)
         numbers = range(len(x)) if numbers is None else numbers
         device, done = self.samples.device, []
         for first in range(0, len(x), self.batch_size):
             rows = slice(first, first + self.batch_size)
             noise = ImageNoise(self.samples.seed, numbers[rows], device)
             noise(x[rows].to(device))  # its first is what images start from
-            denoiser = around(self.samples.denoiser, rows)
+            denoiser = Observed(around(self.samples.denoiser, rows))
             labels = None if y is None else y[rows].to(device)
-            done.append((sampler or self.sampler)(denoiser, x[rows].to(device), labels, noise, start=start).cpu())
+            done.append(sampler(denoiser, x[rows].to(device), labels, noise, start=start).cpu())
+            if start not in (None, denoiser.t):
+                raise UserError(
+                    f"a walk of {type(sampler).__name__} was to set out from t={start} and set out from t={denoiser.t}: this "
+                    "task needs a sampler that starts where it is told, such as ddim or ancestral"
+                )
             self.bar.update(len(done[-1]))
         return torch.cat(done)
 

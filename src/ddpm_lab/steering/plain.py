@@ -64,15 +64,21 @@ class Progressive:
     def __call__(self, job: Job) -> Outcome:
         """A row for each image."""
         job.expect(job.n)
-        parts = []
+        parts: list[tuple[torch.Tensor, list[float]]] = []
+        job.tell_start()
         for first in range(0, job.n, job.batch_size):
             rows = range(first, min(first + job.batch_size, job.n))
-            estimates, timesteps = progressive(job.samples, rows, self.columns)
-            parts.append(estimates)
+            parts.append(progressive(job.samples, rows, self.columns))
             job.bar.update(len(rows))
-        estimates = torch.cat(parts)
+        timesteps = parts[0][1]
+        if any(others != timesteps for _, others in parts):
+            raise UserError(
+                f"the walks of {type(job.sampler).__name__} visit other timesteps for other images, and no column has one for "
+                f"all: take n of at most batch_size={job.batch_size}"
+            )
+        estimates = torch.cat([estimates for estimates, _ in parts])
         y = job.samples.labels(range(job.n))
-        names = [f"t = {t}" if t else "image" for t in timesteps]
+        names = [f"t = {t:g}" if t else "image" for t in timesteps]
         picture = sheet(estimates.flatten(0, 1), job.caption, names, [])
         labels = None if y is None else y.repeat_interleave(len(timesteps))
         return Outcome(estimates.flatten(0, 1), labels, picture, f"{job.n} images at {len(timesteps)} stages")

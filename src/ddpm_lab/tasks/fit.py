@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -22,9 +21,9 @@ from ddpm_lab import runs
 from ddpm_lab.errors import FolderInUseError, NoSuchFileError, UserError
 from ddpm_lab.folders import done, mark_done, mark_undone
 from ddpm_lab.jobs import SWEEP
+from ddpm_lab.tasks import cautions
 from ddpm_lab.tasks.building import build_module, set_threads
 from ddpm_lab.tasks.foreign import settle
-from ddpm_lab.tasks.inspecting import briefly, inspect
 
 
 def fit(config: DictConfig) -> float:
@@ -39,8 +38,6 @@ def fit(config: DictConfig) -> float:
     from ddpm_lab.training.say import say
 
     _hush()
-    if config.inspect:
-        return _inspect(config, folder)
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
     if str(config.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
@@ -73,9 +70,10 @@ def fit(config: DictConfig) -> float:
         provenance = runs.record_provenance(folder, list(hydra_config.overrides.task))
     sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else os.environ.get(SWEEP)
     loggers = _loggers(config, folder, step, provenance["id"], sweep)
+    callbacks = _callbacks(config)
     trainer = instantiate(
         config.trainer,
-        callbacks=_callbacks(config),
+        callbacks=callbacks,
         logger=loggers,
         plugins=[DirectCheckpointIO(), *(instantiate(config.trainer.plugins) or [])],
     )
@@ -89,8 +87,8 @@ def fit(config: DictConfig) -> float:
         + (f", resumed at step {step}" if checkpoint else "")
         + f" -> {folder}"
     )
-    if config.data.inspect and _is_first_process():
-        say(briefly(config, data))
+    for sentence in cautions.of_training(module.denoiser, data, callbacks):
+        say(f"warning: {sentence}")
     start = time.perf_counter()
     status = "failed"
     try:
@@ -113,19 +111,6 @@ def fit(config: DictConfig) -> float:
             f"warning: this job returns nan to its sweep: it has no optimized_metric={config.optimized_metric}, but {known}"
         )
     return metrics.get(config.optimized_metric, math.nan)
-
-
-def _inspect(config: DictConfig, folder: Path) -> float:
-    """inspect=true: what is in the data set, and nothing trained or left behind."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError("inspect=true looks at one data set: leave -m out")
-    try:
-        if _is_first_process():
-            inspect(config)
-    finally:
-        if folder.is_dir() and set(os.listdir(folder)) <= {".hydra"}:  # no run is in it
-            shutil.rmtree(folder, ignore_errors=True)
-    return math.nan
 
 
 def _hush() -> None:

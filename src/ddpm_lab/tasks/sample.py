@@ -12,8 +12,8 @@ from torch import Tensor
 from ddpm_lab import runs
 from ddpm_lab.data.images import read_images
 from ddpm_lab.errors import UserError
-from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import to_float
+from ddpm_lab.tasks import cautions
 from ddpm_lab.tasks.building import find_device, set_threads, to_draw
 from ddpm_lab.tasks.foreign import load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
@@ -40,16 +40,17 @@ def sample(config: DictConfig) -> None:
     samples = Samples(
         steered.denoiser.eval(), sampler, shape, config.seed, chosen, device, steered.about, steered.class_names
     )
-    used: list[str] = []
     job = Job(
         samples,
         config.n,
         config.batch_size,
-        sources=lambda n: _sources(config, run, n, steered.data, used),
+        sources=lambda n: _sources(config, run, n, steered.data),
         labels_given=config.labels is not None,
         null_label=steered.null_label,
         about=f"{guidance_of(steered.about)}seed {config.seed}, step {step}",
     )
+    for sentence in cautions.of_drawing(denoiser.process):  # the job says it of the samplers that it takes
+        print(f"warning: {sentence}", flush=True)
     with job.bar:
         done = task(job)
     save_npz(folder / f"{task.name}.npz", done.images, done.labels, **done.arrays)
@@ -58,7 +59,6 @@ def sample(config: DictConfig) -> None:
         **samples.protocol(),
         "task": {"name": task.name, **vars(task)},
         "images": config.images,
-        "sources": used[0] if used else None,
         "weights": weights_of(config),
         "precision": config.precision,
         "compile": config.compile,
@@ -74,12 +74,8 @@ def sample(config: DictConfig) -> None:
     print(f"{done.told}\n{job.caption} -> {folder}/{', '.join(names)}")
 
 
-def _sources(
-    config: DictConfig, run: DictConfig, n: int, labelled: str, used: list[str]
-) -> tuple[Tensor, Tensor | None]:
-    """n images of config.images, without labels, or of the run's test split, with labels if those are meant.
-
-    Where there are more, the seed chooses them; which they are is added to `used`.
+def _sources(config: DictConfig, run: DictConfig, n: int, labelled: str) -> tuple[Tensor, Tensor | None]:
+    """The first n images of config.images, without labels, or of the run's test split, with labels if those are meant.
 
     Raises ValueError if there are none or fewer, or of another shape than the model's.
     """
@@ -91,8 +87,7 @@ def _sources(
         images, name = read_images(config.images), f"images={config.images}"
     if n > len(images):
         raise UserError(f"{n} images are needed and {name} has {len(images)}: take a smaller n")
-    used.append(f"{named(len(images), n, config.seed)}, of {name}")
-    pixels, labels = images.__getitems__(part(len(images), n, config.seed))
+    pixels, labels = images.__getitems__(list(range(n)))
     wanted = (run.data.channels, run.data.image_size, run.data.image_size)
     if tuple(pixels.shape[1:]) != wanted:
         raise UserError(

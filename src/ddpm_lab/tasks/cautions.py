@@ -1,0 +1,43 @@
+"""What is said before a model is trained or drawn from: where noise is not the noise that it is taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from ddpm_lab.data.datamodule import DataModule
+from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.diffusion.likelihood import check_schedule
+from ddpm_lab.diffusion.process import Process
+from ddpm_lab.pixels import to_float
+from ddpm_lab.samplers.sampler import Sampler, check_start
+
+IMAGES = 64  # whose prior term is told
+
+
+def of_training(model: object, data: DataModule, callbacks: Iterable[Any]) -> list[str]:
+    """Of a denoiser's schedule, by the prior term of some training images, and of every sampler that a callback has."""
+    if not isinstance(model, Denoiser):
+        return []
+    found = []
+    if check_schedule(model.process) is not None:  # before images are read
+        images = data.images("train")
+        some = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:IMAGES]
+        x_0 = to_float(images.__getitems__(sorted(some.tolist()))[0])
+        advice = "take a greater schedule.T or schedule.beta_end, or schedule=cosine"
+        found.append(f"{check_schedule(model.process, x_0)}: {advice}")
+    samplers = [part for callback in callbacks for part in vars(callback).values() if isinstance(part, Sampler)]
+    return [*found, *of_walks(model.process, samplers)]
+
+
+def of_drawing(process: Process, samplers: Sequence[Sampler] = ()) -> list[str]:
+    """Of the schedule of a model that is drawn from, and of the samplers."""
+    schedule = check_schedule(process)
+    return [*([] if schedule is None else [schedule]), *of_walks(process, samplers)]
+
+
+def of_walks(process: Process, samplers: Sequence[Sampler]) -> list[str]:
+    """Of every sampler whose walks do not start in noise, each sentence once."""
+    return list(dict.fromkeys(filter(None, (check_start(sampler, process) for sampler in samplers))))
