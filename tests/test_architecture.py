@@ -15,20 +15,21 @@ MODULES = {
 }
 DOORS = ("train.py", "sample.py", "evaluate.py", "report.py", "convert.py")
 
-# A room (or module) may import itself, errors and these. seeds, pixels and pictures are leaves that anyone may use.
-LEAVES = {"seeds", "pixels", "pictures"}
+# A room (or module) may import itself, errors and these. seeds, parts, pixels and pictures are leaves that anyone may use.
+LEAVES = {"seeds", "parts", "pixels", "pictures"}
 MAY_IMPORT = {
     "diffusion": set(),
     "samplers": {"diffusion", "seeds"},
     "networks": set(),
     "training": {"diffusion", "samplers", "seeds"},
-    "metrics": {"ranks", "pixels"},
+    "metrics": {"ranks", "pixels", "parts"},
     "evaluation": {"metrics", "diffusion", "samplers", "ranks", "runs", *LEAVES},
     "steering": {"evaluation", "diffusion", "samplers", *LEAVES},
     "callbacks": {"training", "evaluation", "metrics", "diffusion", "samplers", "runs", "dashboards", *LEAVES},
-    "data": {"pixels"},
+    "data": {"pixels", "parts"},
     "checkpoints": {"networks", "diffusion"},
     "seeds": set(),
+    "parts": set(),
     "pixels": set(),
     "pictures": {"pixels"},
     "ranks": set(),

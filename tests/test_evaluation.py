@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ddpm_lab.data.digits import digits
+from ddpm_lab.parts import part
 from tests.doors import QUICK, ROOT, checkpoint, environment, run, scalars, width
 from tests.wandb_file import keys_of
 
@@ -144,10 +146,14 @@ def test_files_are_judged_like_a_run(evaluated: Path, cache: Path, tmp_path: Pat
 def test_statistics_go_out_and_come_in(cache: Path, tmp_path: Path) -> None:
     common = [*QUICK_FEATURES, f"cache={cache}", "threads=1"]
     out = tmp_path / "stats.npz"
-    output = run("evaluate", "stats", "data=digits", "split=test", f"out={out}", "images=true", *common)
+    output = run(
+        "evaluate", "stats", "data=digits", "split=test", "n=200", "seed=3", f"out={out}", "images=true", *common
+    )
+    assert "statistics of 200 of 299, seed 3, test images of digits" in output
     assert f"-> {out}" in output
     with np.load(out) as arrays:
-        assert arrays["arr_0"].shape == (299, 8, 8, 1)
+        chosen = digits("test").images[part(299, 200, seed=3)]
+        assert np.array_equal(arrays["arr_0"], chosen.permute(0, 2, 3, 1).numpy())
         assert arrays["mu"].shape == (128,)
         assert arrays["sigma"].shape == (128, 128)
         images, moments = arrays["arr_0"], {"mu": arrays["mu"], "sigma": arrays["sigma"]}
@@ -156,8 +162,13 @@ def test_statistics_go_out_and_come_in(cache: Path, tmp_path: Path) -> None:
     common += ["data=digits", "dashboard=none", f"samples={tmp_path}/images.npz", f"hydra.run.dir={tmp_path}/out"]
     for reference in ("stats.npz", "moments.npz", "images.npz"):
         output = run("evaluate", *common, f"reference={tmp_path}/{reference}")
-        assert metrics(tmp_path / "out")["fid299"] == pytest.approx(0, abs=1e-4)
+        assert metrics(tmp_path / "out")["fid200"] == pytest.approx(0, abs=1e-4)
         assert ("kid is left out: the reference file has no features" in output) == (reference == "moments.npz")
+    output = run("evaluate", *common, f"reference={tmp_path}/images.npz", "n=150", "reference_n=100", "seed=1")
+    assert "150 of 200, seed 1, of " in output
+    beside = metrics(tmp_path / "out")["kid150_protocol"]
+    assert (beside["images"], beside["reference_images"]) == ("150 of 200, seed 1", "100 of 200, seed 1")
+    assert (beside["features"], beside["reference_features"]) == ("all 150", "all 100")
 
 
 def test_a_sweep_over_samplers_and_steps_ends_with_curves(trained: Path, cache: Path) -> None:

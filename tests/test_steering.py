@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ddpm_lab.data.digits import digits
+from ddpm_lab.parts import part
 from tests.doors import QUICK, checkpoint, run, scalars, width
 
 SHORT = [option for option in QUICK if not option.startswith(("callbacks", "sampler"))]
@@ -47,6 +48,7 @@ def test_a_classifier_is_trained_like_any_model(runs: dict[str, Path]) -> None:
     assert metrics["test/accuracy"] == pytest.approx(sum(quartiles) / 4)
     assert 0 <= min(quartiles) <= max(quartiles) <= 1
     assert metrics["test/loss"] > 0
+    assert metrics["test/accuracy_protocol"]["images"] == "40 of 299, seed 0, test images of digits"
     names = {row[1] for row in scalars(folder)}
     assert {"train/accuracy", "val/accuracy", "val/accuracy_q0", "train/accuracy_q3", "test/accuracy"} <= names
     assert width(folder / "accuracy.png") > 100
@@ -151,7 +153,8 @@ def test_where_nothing_is_drawn_nothing_is_steered(runs: dict[str, Path]) -> Non
 
 
 def test_images_from_files(runs: dict[str, Path], tmp_path: Path) -> None:
-    pixels, _ = digits("test").__getitems__([0, 1, 2, 3])
+    pixels, _ = digits("test").__getitems__([*range(6)])
+    chosen = pixels.permute(0, 2, 3, 1).numpy()[part(6, 4, seed=0)]
     for k, image in enumerate(pixels):
         Image.fromarray(image[0].numpy()).save(tmp_path / f"{k}.png")
     np.savez(tmp_path / "images.npz", pixels.permute(0, 2, 3, 1).numpy())
@@ -159,8 +162,10 @@ def test_images_from_files(runs: dict[str, Path], tmp_path: Path) -> None:
     for source in (tmp_path, tmp_path / "images.npz"):
         run("sample", f"run={runs['plain']}", "task=edit", f"images={source}", "n=4", *DRAW)
         with drawn(runs["plain"], "edit") as arrays:
-            assert np.array_equal(arrays["source"], pixels.permute(0, 2, 3, 1).numpy())
+            assert np.array_equal(arrays["source"], chosen)
             found.append(arrays["arr_0"])
+        protocol = json.loads((runs["plain"] / "edit.json").read_text())["protocol"]
+        assert protocol["sources"] == f"4 of 6, seed 0, of images={source}"
     assert np.array_equal(*found)
     run("sample", f"run={runs['plain']}", "task=invert", "task.steps=[3]", f"images={tmp_path}/0.png", "n=1", *DRAW)
 

@@ -105,12 +105,12 @@ def test_the_end_writes_number_errors_and_protocol(tmp_path: Path, capsys: pytes
         key = f"{split}/bits_per_dim"
         protocol = found[f"{key}_protocol"]
         assert (protocol["step"], protocol["weights"], protocol["n"]) == (4, "ema", 12)
-        assert protocol["images"] == f"the first 12 of {total} {split} images of digits"
+        assert protocol["images"] == f"12 of {total}, seed 0, {split} images of digits"
         assert protocol["bound"] == "fast, 2 network calls per image"
         assert isinstance(protocol["commit"], str)
         value, error, of_it = (found[f"{key}{end}"] for end in ("", "_standard_error", "_estimator_error"))
         said = f"{value:.3f} ± {error:.3f} (of it ± {of_it:.3f} the estimator)"
-        assert f"bits/dim ({split}, 12 images, averaged weights): {said}" in out
+        assert f"bits/dim ({protocol['images']}, averaged weights): {said}" in out
     assert found["test/bits_per_dim"] != found["train/bits_per_dim"]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ddpm_lab.data.datamodule import DataModule
 from ddpm_lab.data.memory import MemorySet
+from ddpm_lab.parts import part
 from ddpm_lab.pixels import to_uint8
 
 pytestmark = [
@@ -205,6 +206,18 @@ def test_validation_sees_the_test_split_once_and_in_order(tmp_path):
     assert run.model.evaluated == list(range(TEST)) * 2
 
 
+@pytest.mark.parametrize(("limit", "batches"), [(1, 1), (2, 2), (0.7, 2)])
+def test_a_limited_validation_sees_a_part_spread_over_the_split(tmp_path, limit, batches):
+    run = fit(tmp_path, 2, val_check_interval=2, check_val_every_n_epoch=None, limit_val_batches=limit)
+    assert run.model.evaluated != list(range(3 * batches))
+    assert sorted(run.model.evaluated) == part(TEST, 3 * batches, seed=0)
+
+
+def test_a_few_images_to_learn_by_heart_are_spread_over_the_set():
+    few = [i for batch in labels(module(first=4).train_dataloader(), 5) for i in batch]
+    assert sorted(set(few)) == part(TRAIN, 4, seed=0) != [0, 1, 2, 3]
+
+
 # without a Trainer
 
 
@@ -212,7 +225,8 @@ def rank_of(rank: int, world: int, **changes: Any) -> DataModule:
     data = module(**changes)
     total = SimpleNamespace(processed=0)
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=total)))
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, fit_loop=loop)  # type: ignore[assignment]
+    trainer = SimpleNamespace(global_rank=rank, world_size=world, fit_loop=loop, limit_val_batches=1.0)
+    data.trainer = trainer  # type: ignore[assignment]
     return data
 
 
@@ -271,12 +285,13 @@ def test_loading_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_first_images_for_grids():
+def test_images_for_grids():
     images, classes = module(mirror=True).train_images(3)
     assert images.shape == (3, 1, 2, 2)
     assert images.dtype == torch.float32
-    assert torch.equal(to_uint8(images)[:, 0, 0, 0], torch.tensor([0, 1, 2], dtype=torch.uint8))
-    assert classes.tolist() == [0, 1, 2]
+    assert classes.tolist() == part(TRAIN, 3, seed=0) != [0, 1, 2]
+    assert torch.equal(to_uint8(images)[:, 0, 0, 0], classes.to(torch.uint8))
+    assert module().train_images(3, seed=1)[1].tolist() == part(TRAIN, 3, seed=1) != classes.tolist()
     assert module().test_images(TEST)[1].tolist() == list(range(TEST))
     with pytest.raises(ValueError, match="8 test images were asked for and the data set numbered has 7"):
         module().test_images(8)

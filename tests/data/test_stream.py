@@ -70,7 +70,7 @@ def test_impossible_streams_are_refused():
 @pytest.mark.parametrize("n", [1, 7, 8, 9])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_evaluation_sees_every_item_once(n, world):
-    ranks = [OrderedBatches(n, 2, rank, world) for rank in range(world)]
+    ranks = [OrderedBatches(range(n), 2, rank, world) for rank in range(world)]
     seen = [flat(list(rank)) for rank in ranks]
     assert sorted(flat(seen)) == list(range(n))
     assert all(items == list(range(rank, n, world)) for rank, items in enumerate(seen))

@@ -12,6 +12,8 @@ from ddpm_lab.evaluation.collect import collect
 from ddpm_lab.evaluation.generation import Samples, count_name, judge, protocol_of_reference, records, table
 from ddpm_lab.evaluation.reference import check_fit, reference_statistics
 from ddpm_lab.metrics.scores import FID, KID, InceptionScore, PrecisionRecall, Score, SpatialFID
+from ddpm_lab.metrics.statistics import Moments
+from ddpm_lab.parts import part
 from ddpm_lab.pixels import to_rgb
 from ddpm_lab.samplers.ancestral import Ancestral
 from ddpm_lab.samplers.ddim import DDIM
@@ -31,8 +33,8 @@ N = 43  # divisible by nothing
 
 def judged(
     folder: Path, batch_size: int = 6, sampler: DDIM | Ancestral | None = None
-) -> tuple[list[Score], torch.Tensor]:
-    """Scores of N samples, and the samples as this rank has seen them."""
+) -> tuple[list[Score], torch.Tensor, torch.Tensor]:
+    """Scores of N samples, the samples as this rank has seen them, and those that are shown: all, of so few."""
     torch.set_num_threads(1)
     extractor = ToyExtractor()
     reference, _ = reference_statistics(
@@ -46,28 +48,29 @@ def judged(
         return seen[indices]
 
     found = judge(watched, N, extractor, reference, METRICS, batch_size=batch_size, device=CPU)
-    return found.scores, seen
+    return found.scores, seen, found.shown
 
 
 def one_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    scores, images = judged(Path(folder) / "cache")
-    torch.save(([tuple(score) for score in scores], images), f"{folder}/{rank}.pt")
+    scores, *images = judged(Path(folder) / "cache")
+    torch.save(([tuple(score) for score in scores], *images), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_two_processes_give_the_numbers_of_one_to_the_last_bit(tmp_path: Path) -> None:
     mp.spawn(one_of_two, (str(tmp_path),), nprocs=2)
-    scores, images = judged(tmp_path / "other_cache")
+    scores, images, _ = judged(tmp_path / "other_cache")
     (made,) = (tmp_path / "cache" / "statistics").glob("*.npz")
     (alone,) = (tmp_path / "other_cache" / "statistics").glob("*.npz")
     assert made.name == alone.name
     assert made.read_bytes() == alone.read_bytes()
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    drawn = [seen.flatten(1).any(1).bool() for _, seen in found]
+    drawn = [seen.flatten(1).any(1).bool() for _, seen, _ in found]
     assert all(0 < d.sum() < N for d in drawn)  # the work was shared
-    for (theirs, seen), d in zip(found, drawn, strict=True):
+    for (theirs, seen, shown), d in zip(found, drawn, strict=True):
         assert torch.equal(seen[d], images[d])
+        assert torch.equal(shown, images)
         assert theirs == [tuple(score) for score in scores]
     assert (drawn[0] | drawn[1]).all()
 
@@ -109,8 +112,8 @@ def test_what_is_announced_is_timed_as_it_will_be_drawn() -> None:
 
 
 def test_another_batch_size_judges_the_same_images(tmp_path: Path) -> None:
-    one, images = judged(tmp_path, 6)
-    other, again = judged(tmp_path, 43)
+    one, images, _ = judged(tmp_path, 6)
+    other, again, _ = judged(tmp_path, 43)
     assert (images.int() - again.int()).abs().max() <= 1
     for a, b in zip(one, other, strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-2, abs=1e-3)
@@ -121,12 +124,13 @@ def test_exactly_n_images_each_once() -> None:
 
     def images_at(indices: list[int]) -> torch.Tensor:
         asked.extend(indices)
-        return torch.randint(256, (len(indices), 1, 8, 8), dtype=torch.uint8)
+        return torch.tensor(indices, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
 
-    found = collect(images_at, 23, 5, ToyExtractor(), CPU, "counting")
-    assert asked == list(range(23))
-    assert found.accumulator.finish().n == 23
-    assert found.first.shape == (5, 1, 8, 8)
+    found = collect(images_at, 123, 5, ToyExtractor(), CPU, "counting")
+    assert asked == list(range(123))
+    assert found.accumulator.finish().n == 123
+    assert found.shown.shape == (64, 1, 8, 8)
+    assert found.shown[:, 0, 0, 0].tolist() == part(123, 64, seed=0)
     assert set(found.seconds) == {"images", "features", "statistics"}
 
 
@@ -140,7 +144,7 @@ def test_conditional_samples_take_every_class_in_turn() -> None:
 
 def test_beside_every_number_stands_its_protocol(tmp_path: Path) -> None:
     denoiser, sampler = toy_denoiser(), DDIM(4, eta=0.5)
-    scores, _ = judged(tmp_path, sampler=sampler)
+    scores, *_ = judged(tmp_path, sampler=sampler)
     extractor = ToyExtractor()
     reference, _ = reference_statistics(
         digits(split="train"), extractor, data="digits", split="train", n=101, batch_size=16, cache=tmp_path, device=CPU
@@ -155,6 +159,7 @@ def test_beside_every_number_stands_its_protocol(tmp_path: Path) -> None:
         assert (beside["sampler"], beside["steps"], beside["eta"], beside["spacing"]) == ("DDIM", 4, 0.5, "uniform")
         assert (beside["seed"], beside["clip"], beside["variance"]) == (5, True, "FixedLarge")
         assert (beside["reference"], beside["reference_n"]) == ("train split of digits", 101)
+        assert beside["reference_images"] == "101 of 1498, seed 0"
         assert beside["extractor_sha256"] == extractor.sha256
     assert found["kid43_protocol"]["subset_size"] == 43
     columns, rows = table(found)
@@ -171,7 +176,7 @@ def test_keys_carry_n() -> None:
 def test_reference_is_kept_and_made_anew_for_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = digits(split="train")
 
-    def reference(images=train, extractor=None, n=None, split="train"):
+    def reference(images=train, extractor=None, n=None, split="train", seed=0):
         return reference_statistics(
             images,
             extractor or ToyExtractor(),
@@ -181,23 +186,48 @@ def test_reference_is_kept_and_made_anew_for_anything_else(tmp_path: Path, capsy
             batch_size=64,
             cache=tmp_path,
             device=CPU,
+            seed=seed,
         )
 
     statistics, path = reference()
     written = path.stat().st_mtime_ns
-    again, same = reference()
+    again, same = reference(seed=1)  # which chooses nothing where all are taken
     assert (same, path.stat().st_mtime_ns) == (path, written)
     assert torch.equal(statistics.pool.covariance, again.pool.covariance)
     other = ToyExtractor(seed=1)
     other.sha256 = "fedcba"
     names = {path.name}
-    for changed in (reference(extractor=other), reference(n=100), reference(images=digits(split="test"), split="test")):
+    changes = (
+        {"extractor": other},
+        {"n": 100},
+        {"n": 100, "seed": 1},
+        {"images": digits(split="test"), "split": "test"},
+    )
+    for changed in (reference(**change) for change in changes):
         assert changed[1].name not in names
         names.add(changed[1].name)
     path.write_bytes(path.read_bytes()[:1000])
     repaired, _ = reference()
     assert "made anew" in capsys.readouterr().out
     assert torch.equal(statistics.pool.covariance, repaired.pool.covariance)
+
+
+def test_sorted_and_shuffled_references_agree(tmp_path: Path) -> None:
+    """A fifth of the train split, by its own class order and by any other: as near the whole as another random fifth."""
+    train = digits(split="train")
+    images = train.images[train.labels.argsort(stable=True)]
+
+    def reference(images: torch.Tensor, n: int | None, seed: int) -> Moments:
+        options = {"data": "digits", "split": "train", "batch_size": 500, "cache": tmp_path, "device": CPU}
+        return reference_statistics(MemorySet(images), ToyExtractor(), n=n, seed=seed, **options)[0].pool
+
+    whole, first = reference(images, None, 0), reference(images[:300], None, 0)
+    error = (whole.covariance.diag() / 300).sqrt()
+    assert ((first.mean - whole.mean) / error).abs().max() > 10
+    for seed in range(20):
+        for order in (images, images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]):
+            z = (reference(order, 300, seed).mean - whole.mean) / error
+            assert (z**2).mean().sqrt() < 3
 
 
 def test_statistics_of_other_images_or_eyes_are_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ddpm_lab.diffusion.schedules import cosine
 from ddpm_lab.diffusion.variances import FixedLarge, Learned
 from ddpm_lab.evaluation.curves import bound_terms, distortions, rate_distortion, rates
 from ddpm_lab.evaluation.likelihood import Bound, Exact, Fast, Terms, metrics, sentence
+from ddpm_lab.parts import part
 from ddpm_lab.pixels import to_uint8
 from ddpm_lab.seeds import ImageNoise
 from tests.evaluation.toy import toy_denoiser
@@ -153,14 +154,33 @@ def test_the_batch_size_changes_nothing(kind: str) -> None:
 
 
 @each_bound
-def test_the_first_images_are_those_of_the_whole_split(kind: str) -> None:
+def test_a_part_of_the_split_meets_the_noise_of_the_whole(kind: str) -> None:
     model, images = mixer(Process(cosine(40)), Epsilon(), FixedLarge(), channels=1, dtype=torch.float32), pixels(36)
-    first = measure(BOUNDS[kind](16, 33), model, images)
-    close(first, measure(BOUNDS[kind](16), model, MemorySet(images.images[:33], images.labels[:33])))
-    assert first.protocol["n"] == 33
-    assert first.protocol["images"] == "the first 33 of 36 test images of toys"
+    found = measure(BOUNDS[kind](16, 33), model, images)
+    left_out = sorted(set(range(36)) - set(part(36, 33, 0)))
+    elsewhere = images.images.clone()
+    elsewhere[left_out] = 0  # of what is left out nothing depends
+    close(found, measure(BOUNDS[kind](5, 33), model, MemorySet(elsewhere, images.labels)))
+    assert found.protocol["n"] == 33
+    assert found.protocol["images"] == "33 of 36, seed 0, test images of toys"
     every = measure(BOUNDS[kind](16, 1000), model, images)
     assert (every.protocol["n"], every.protocol["images"]) == (36, "all 36 test images of toys")
+
+
+@pytest.mark.parametrize("kind", ["exact", "fast"])
+def test_the_order_of_the_images_changes_the_number_within_its_error(kind: str) -> None:
+    """A world's images, easy for its perfect denoiser, and then hard ones: the first 60 would be of one kind."""
+    model = perfect()
+    images = torch.cat([draw(300, 0).images, pixels(300, (1, 2, 2)).images])
+    bound = {"exact": lambda n: Exact(n, None, True, 2000), "fast": lambda n: Fast(n, 4, True, 200)}[kind]
+    truth = measure(bound(None), model, MemorySet(images)).value
+    assert measure(bound(None), model, MemorySet(images[:60])).value < truth - 1
+    for seed in range(20):
+        order = torch.randperm(600, generator=torch.Generator().manual_seed(seed))
+        found = [measure(bound(60), model, MemorySet(x), seed) for x in (images, images[order])]
+        for b in found:
+            assert abs(b.value - truth) < 3 * b.standard_error
+        assert abs(found[0].value - found[1].value) < 3 * math.hypot(*(b.standard_error for b in found))
 
 
 @each_bound

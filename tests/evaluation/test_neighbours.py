@@ -7,6 +7,7 @@ from PIL import Image
 from ddpm_lab.data.memory import MemorySet
 from ddpm_lab.evaluation import neighbours
 from ddpm_lab.evaluation.neighbours import nearest, neighbours_picture
+from ddpm_lab.parts import part
 
 
 def random_images(n: int, seed: int) -> torch.Tensor:
@@ -34,16 +35,26 @@ def test_a_copy_is_at_distance_zero_and_one_level_in_one_pixel_is_seen() -> None
     assert distances[1].item() == pytest.approx((1 / 192) ** 0.5, rel=1e-12)
 
 
+def test_of_a_large_set_a_part_is_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(neighbours, "AMONG", 10)
+    train, test = random_images(40, 1), random_images(12, 2)
+    distances, indices = nearest(train, MemorySet(train), 1, seed=3)
+    assert (distances[:, 0] == 0).nonzero().flatten().tolist() == part(40, 10, seed=3)
+    assert indices[distances == 0].tolist() == part(40, 10, seed=3)
+    _, chosen = neighbours_picture(train[:5], MemorySet(train), MemorySet(test), tmp_path / "part.png", seed=3)
+    assert chosen == {"train": "10 of 40, seed 3", "test": "5 of 12, seed 3"}
+
+
 def test_a_set_smaller_than_k() -> None:
     assert nearest(random_images(2, 0), MemorySet(random_images(3, 1)), 6)[1].shape == (2, 3)
 
 
 def test_the_picture_tells_copies_from_new_images(tmp_path: Path) -> None:
     train, test = random_images(40, 1), random_images(12, 2)
-    copied = neighbours_picture(train[:10], MemorySet(train), MemorySet(test), tmp_path / "copied.png")
+    copied, _ = neighbours_picture(train[:10], MemorySet(train), MemorySet(test), tmp_path / "copied.png")
     assert copied["generated"] == 0
     assert copied["test"] > 50
-    honest = neighbours_picture(random_images(10, 3), MemorySet(train), MemorySet(test), tmp_path / "honest.png")
+    honest, _ = neighbours_picture(random_images(10, 3), MemorySet(train), MemorySet(test), tmp_path / "honest.png")
     assert honest["generated"] == pytest.approx(honest["test"], rel=0.1)
     with Image.open(tmp_path / "copied.png") as picture:
         assert picture.width > 7 * 72

@@ -6,6 +6,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from ddpm_lab.metrics import statistics as module
 from ddpm_lab.metrics.features import Features
 from ddpm_lab.metrics.scores import (
     FID,
@@ -120,6 +121,40 @@ def test_what_is_missing_is_said() -> None:
         KID(subset_size=1)
     with pytest.raises(ValueError, match="neighbours >= 1"):
         PrecisionRecall(neighbours=0)
+
+
+def test_the_order_of_the_images_changes_no_score_by_more_than_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four classes, sorted as every image folder is, and shuffled. The first 200 would be one class of them."""
+    monkeypatch.setattr(module, "KEEP", 200)
+
+    def classes(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(800, 4, generator=generator) + 3 * torch.eye(4).repeat_interleave(200, 0)
+        return x, x[torch.randperm(800, generator=generator)]
+
+    def scores(x: torch.Tensor, y: torch.Tensor) -> list[tuple[float, float]]:
+        a, b = (accumulated(Features(pool, torch.zeros(800, 2), pool[:, :1]), 64) for pool in (x, y))
+        (kid,), *others = (metric(a, b) for metric in (KID(10, 100), PrecisionRecall()))
+        assert kid.settings["features"] == kid.settings["reference_features"] == "200 of 800, seed 0"
+        # A share's error is a binomial's.
+        return [(kid.value, kid.std), *((s.value, (s.value * (1 - s.value) / 200) ** 0.5) for s in others[0])]
+
+    for seed in range(20):
+        (real, real_shuffled), (fake, fake_shuffled) = classes(seed), classes(100 + seed)
+        shuffled = scores(fake_shuffled, real_shuffled)
+        for x, y in ((fake, real_shuffled), (fake_shuffled, real)):
+            for (one, error), (other, error_) in zip(scores(x, y), shuffled, strict=True):
+                assert abs(one - other) < 3 * (error**2 + error_**2) ** 0.5
+
+
+def test_features_that_an_earlier_version_kept_stand_for_no_larger_set() -> None:
+    a, b = cloud(50, 1, 0), cloud(60, 1, 1)
+    whole, first = (b._replace(features=b.features[:n], about={}) for n in (60, 40))
+    assert KID(3)(a, whole)[0].value == KID(3)(a, b)[0].value
+    for metric in (KID(3), PrecisionRecall()):
+        with pytest.raises(NotComputableError, match=r"first 40 of its 60 images.*make it anew with"):
+            metric(a, first)
+    assert value(FID(), a, first) == value(FID(), a, b)
 
 
 def test_kid_of_few_images_takes_them_all() -> None:

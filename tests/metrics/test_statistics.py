@@ -9,6 +9,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from ddpm_lab.metrics import statistics as module
 from ddpm_lab.metrics.features import Features
 from ddpm_lab.metrics.statistics import Accumulator, Statistics, load_statistics, save_statistics
+from ddpm_lab.parts import part
 
 
 def random_features(n: int, seed: int = 0, shift: float = 0.0) -> Features:
@@ -50,12 +51,13 @@ def test_inception_score_parts_are_those_of_torch_fidelity(n: int) -> None:
     assert splits.std(correction=0).item() == pytest.approx(theirs["inception_score_std"], rel=1e-9)
 
 
-def test_what_is_kept_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", [1, 16, 50, 500])
+def test_what_is_kept_does_not_grow_and_is_spread_over_all(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     monkeypatch.setattr(module, "KEEP", 50)
     features = random_features(120)
-    found = accumulated(features, 16)
-    assert torch.equal(found.features, features.pool[:50])
-    assert found.n == 120
+    found = accumulated(features, batch)
+    assert torch.equal(found.features, features.pool[part(120, 50, seed=0)])
+    assert (found.n, found.about["features"]) == (120, "50 of 120, seed 0")
 
 
 def test_exactly_n_images() -> None:
@@ -75,7 +77,7 @@ def test_a_file_gives_back_the_same_numbers_to_the_last_bit(tmp_path: Path) -> N
     save_statistics(tmp_path / "a" / "s.npz", found)
     again = load_statistics(tmp_path / "a" / "s.npz")
     assert all(torch.equal(a, b) for a, b in zip(flat(found), flat(again), strict=True))
-    assert (again.n, again.about) == (60, found.about)
+    assert (again.n, again.about) == (60, {"data": "digits", "n": 60})
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["s.npz"]
 
 

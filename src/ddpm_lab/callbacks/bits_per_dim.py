@@ -67,4 +67,4 @@ class BitsPerDimension(Periodic):
                 scalars = {name: value for name, value in found.items() if isinstance(value, float)}
                 for logger in trainer.loggers:
                     logger.log_metrics(scalars, step=trainer.global_step)
-            say(f"bits/dim ({split}, {bound.protocol['n']} images, {called}): {sentence(bound)}")
+            say(f"bits/dim ({bound.protocol['images']}, {called}): {sentence(bound)}")

@@ -95,8 +95,8 @@ class SampleGrid(Periodic):
         """At most n test images; where classes have columns each in that of its class, which ends where those found do."""
         among = len(data.images("test"))
         if columns is None:
-            return data.test_images(min(self.n, among))[0]
-        images, labels = data.test_images(min(4 * self.n, among))
+            return data.test_images(min(self.n, among), self.seed)[0]
+        images, labels = data.test_images(min(4 * self.n, among), self.seed)
         found = torch.full((self.n, *images.shape[1:]), LIGHT / 127.5 - 1)
         for label in range(min(columns, self.n)):
             of_class = images[labels == label][: len(range(label, self.n, columns))]

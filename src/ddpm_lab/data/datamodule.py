@@ -9,10 +9,11 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ddpm_lab.data.memory import Batch, First, ImageSet, Mirrored
+from ddpm_lab.data.memory import Batch, ImageSet, Mirrored, Part
 from ddpm_lab.data.splits import is_train
 from ddpm_lab.data.stream import EndlessBatches, OrderedBatches
 from ddpm_lab.errors import UserError, WrongTypeError
+from ddpm_lab.parts import part, shuffled
 from ddpm_lab.pixels import KINDS, to_float
 
 MOST_WORKERS = 8  # that "auto" takes
@@ -87,7 +88,8 @@ class DataModule(lightning.LightningDataModule):
             its ranks, up to MOST_WORKERS each.
         mirror: whether the training set also has each image's mirror image.
         seed: of the order of the training stream.
-        first: train on the first so many images alone, to see a network learn them by heart; None: on all.
+        first: train on so many images alone, chosen by seed 0 from all, to see a network learn them by heart; None: on all.
+        inspect: whether a run tells at its start what is in the set.
 
     Raises:
         ValueError: if a batch size is not positive, workers are no number, or channels are of no kind of image.
@@ -108,6 +110,7 @@ class DataModule(lightning.LightningDataModule):
         mirror: bool,
         seed: int,
         first: int | None = None,
+        inspect: bool = True,
     ) -> None:
         super().__init__()
         for key, size in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
@@ -120,9 +123,9 @@ class DataModule(lightning.LightningDataModule):
             raise UserError(f"data.channels={channels} is of no image that can be shown: take one of {kinds}.")
         self.name, self.image_size, self.channels, self.num_classes = name, image_size, channels, num_classes
         self.batch_size, self.test_batch_size, self.num_workers = batch_size, test_batch_size, num_workers
-        self.mirror, self.seed, self.first = mirror, seed, first
-        self._dataset = dataset
-        self._declared = Declared(name, channels, image_size, num_classes)
+        self.mirror, self.seed, self.first, self.inspect = mirror, seed, first, inspect
+        self.dataset = dataset
+        self.declared = Declared(name, channels, image_size, num_classes)
         self._loaded: dict[str, ImageSet] = {}
         # The stream stood at sample `_samples` when the Trainer had processed `_batches` batches (None: not yet begun).
         self._samples = 0
@@ -142,36 +145,36 @@ class DataModule(lightning.LightningDataModule):
         """
         is_train(split)
         if split not in self._loaded:
-            images = self._dataset(split=split)
+            images = self.dataset(split=split)
             if len(images) == 0:
                 raise UserError(f"The {split} split of the data set {self.name} is empty.")
-            self._declared(images.__getitems__([0]))
+            self.declared(images.__getitems__([0]))
             self._loaded[split] = images
         return self._loaded[split]
 
-    def train_images(self, n: int) -> Batch:
-        """Return the first n training images, float32 [n, C, H, W] in [-1, 1], and their labels int64 [n].
+    def train_images(self, n: int, seed: int = 0) -> Batch:
+        """Return n training images that the seed chooses, float32 [n, C, H, W] in [-1, 1], and their labels int64 [n].
 
         Raises:
             ValueError: if there are fewer.
 
         """
-        return self._first("train", n)
+        return self._part("train", n, seed)
 
-    def test_images(self, n: int) -> Batch:
-        """Return the first n test images, float32 [n, C, H, W] in [-1, 1], and their labels int64 [n].
+    def test_images(self, n: int, seed: int = 0) -> Batch:
+        """Return n test images that the seed chooses, float32 [n, C, H, W] in [-1, 1], and their labels int64 [n].
 
         Raises:
             ValueError: if there are fewer.
 
         """
-        return self._first("test", n)
+        return self._part("test", n, seed)
 
-    def _first(self, split: str, n: int) -> Batch:
+    def _part(self, split: str, n: int, seed: int) -> Batch:
         images = self.images(split)
         if not 1 <= n <= len(images):
             raise UserError(f"{n} {split} images were asked for and the data set {self.name} has {len(images)}.")
-        pixels, labels = self._declared(images.__getitems__(list(range(n))))
+        pixels, labels = self.declared(images.__getitems__(part(len(images), n, seed)))
         return to_float(pixels), labels
 
     # Lightning's hooks
@@ -191,7 +194,7 @@ class DataModule(lightning.LightningDataModule):
         self._samples, self._batches = self._position(), self._processed()
         images = self.images("train")
         if self.first is not None:
-            images = First(images, self.first)
+            images = Part(images, self.first)
         if self.mirror:
             images = Mirrored(images)
         # The position is asked for at each iteration: limit_train_batches makes Lightning begin several.
@@ -199,9 +202,17 @@ class DataModule(lightning.LightningDataModule):
         return self._loader(images, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Return the test split once, in order; rank r of W has the images r, r + W, …, without padding or flips."""
+        """Return the test split once, in order; rank r of W has the images r, r + W, …, without padding or flips.
+
+        Under limit_val_batches the order is shuffled, by seed 0: the batches that are left stand for the whole split.
+        """
         images = self.images("test")
-        return self._loader(images, OrderedBatches(len(images), self.test_batch_size, *self._rank()))
+        limit = (
+            1.0 if self.trainer is None else self.trainer.limit_val_batches
+        )  # an int counts batches, a float is a share
+        whole = isinstance(limit, float) and limit == 1
+        order = range(len(images)) if whole else shuffled(len(images), seed=0)
+        return self._loader(images, OrderedBatches(order, self.test_batch_size, *self._rank()))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the same as val_dataloader."""
@@ -241,7 +252,7 @@ class DataModule(lightning.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _workers(self) -> int:
+    def workers(self) -> int:
         """Return how many processes decode for this rank."""
         if isinstance(self.num_workers, int):
             return self.num_workers
@@ -249,11 +260,11 @@ class DataModule(lightning.LightningDataModule):
         return min(MOST_WORKERS, max(1, cores() // here))
 
     def _loader(self, images: ImageSet, batches: Sampler[list[int]]) -> DataLoader[Batch]:
-        workers = self._workers()
+        workers = self.workers()
         return DataLoader(
             cast("Dataset[Batch]", images),
             batch_sampler=batches,
-            collate_fn=cast("Callable[..., Batch]", self._declared),
+            collate_fn=cast("Callable[..., Batch]", self.declared),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

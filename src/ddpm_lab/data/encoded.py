@@ -48,6 +48,10 @@ class EncodedSet:
         """
         raise NotImplementedError
 
+    def size(self, i: int) -> int:
+        """Return the bytes of image i as it is stored."""
+        return len(self.encoded(i))
+
     def file(self, i: int) -> str | Path | IO[bytes]:
         """Return image i as Pillow opens it."""
         return io.BytesIO(self.encoded(i))

@@ -5,7 +5,7 @@ may have classes, the names of its labels, and notes, sentences about what was p
 """
 
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from PIL import Image
 
@@ -60,3 +60,10 @@ def look(file: str | Path | IO[bytes], name: str) -> Facts:
             )
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, … whatever the damage
         raise UserError(f"Cannot read the image {name} ({error}): replace the file or remove it.") from error
+
+
+def see_through(file: str | Path | IO[bytes]) -> bool:
+    """Decode one image: whether any of its pixels is not opaque."""
+    with Image.open(file) as picture:
+        alpha = picture.convert("RGBA").getchannel("A")
+        return cast("int", alpha.getextrema()[0]) < 255

@@ -48,6 +48,10 @@ class FileSet(EncodedSet):
         """Return the class of image i."""
         return self.labels[i]
 
+    def size(self, i: int) -> int:
+        """Return the bytes of the file."""
+        return os.stat(self.paths[i]).st_size
+
     def file(self, i: int) -> str | Path:
         """Return the path of image i: only its header is read for `look`."""
         return self.paths[i]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.errors import UserError, WrongTypeError
+from ddpm_lab.parts import part
 
 Batch = tuple[Tensor, Tensor]
 """images uint8 [B, C, H, W], labels int64 [B]"""
@@ -71,29 +72,30 @@ class MemorySet:
         return self.images.index_select(0, chosen), self.labels[chosen]
 
 
-class First:
-    """The first n images of a set, all where there are fewer.
+class Part:
+    """n images of a set, chosen by a seed from all of it; all where there are fewer.
 
     Args:
         original: the set.
         n: how many.
+        seed: of the choice.
 
     Raises:
         ValueError: if n is not positive.
 
     """
 
-    def __init__(self, original: ImageSet, n: int) -> None:
+    def __init__(self, original: ImageSet, n: int, seed: int = 0) -> None:
         if n < 1:
             raise UserError(f"data.first counts training images: it must be positive and is {n}.")
-        self.original, self.n = original, min(n, len(original))
+        self.original, self.chosen = original, part(len(original), n, seed)
 
     def __len__(self) -> int:
-        return self.n
+        return len(self.chosen)
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """Return images uint8 [B, C, H, W] and labels int64 [B]."""
-        return self.original.__getitems__(indices)
+        return self.original.__getitems__([self.chosen[i] for i in indices])
 
 
 class Mirrored:

@@ -56,6 +56,10 @@ class TarSet(EncodedSet):
         """Return the class of image i."""
         return int(self.index.label[i])
 
+    def size(self, i: int) -> int:
+        """Return the bytes of the member."""
+        return int(self.index.size[i])
+
     def encoded(self, i: int) -> bytes:
         """Return the member of the tar file.
 

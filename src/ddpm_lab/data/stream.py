@@ -1,6 +1,6 @@
 """Which images make up which batch. Pure functions of the seed and the position: there is nothing to store."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,20 +70,20 @@ class EndlessBatches(Sampler[list[int]]):
 
 
 class OrderedBatches(Sampler[list[int]]):
-    """Every item once, in order: rank r of W takes the items r, r + W, r + 2W, … and neither pads nor repeats.
+    """Every item once, in the order given: rank r of W takes the r-th, r + W-th, … and neither pads nor repeats.
 
     Ranks may differ by one item, so the caller reduces sums and counts, not means.
 
     Args:
-        n: number of items in the set.
+        order: of the items.
         batch_size: items in one batch of one rank; the last may be smaller.
         rank: r.
         world_size: W.
 
     """
 
-    def __init__(self, n: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.items, self.batch_size = range(rank, n, world_size), batch_size
+    def __init__(self, order: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.items, self.batch_size = order[rank::world_size], batch_size
 
     def __len__(self) -> int:
         return -(-len(self.items) // self.batch_size)

@@ -13,16 +13,18 @@ from tqdm import tqdm
 from ddpm_lab import ranks
 from ddpm_lab.metrics.features import Extractor, Features
 from ddpm_lab.metrics.statistics import Accumulator
+from ddpm_lab.parts import part
 
 ImagesAt = Callable[[list[int]], Tensor]
 """The images of these indices, uint8 [len(indices), C, H, W]."""
+SHOWN = 64  # of the images, for pictures and nearest neighbours
 
 
 class Collected(NamedTuple):
-    """accumulator: of all n images. first: the first images, on rank zero. seconds: of each part, on this rank."""
+    """accumulator: of all n images. shown: those of part(n, SHOWN, seed=0), uint8. seconds: of each part, on this rank."""
 
     accumulator: Accumulator
-    first: Tensor
+    shown: Tensor
     seconds: dict[str, float]
 
 
@@ -39,23 +41,28 @@ def collect(
     batches = [list(range(start, min(start + batch_size, n))) for start in range(0, n, batch_size)]
     accumulator = Accumulator(n, device)
     seconds = {"images": 0.0, "features": 0.0, "statistics": 0.0}
-    first: Tensor | None = None
+    shown = {k: place for place, k in enumerate(part(n, SHOWN, seed=0))}
+    pictures: Tensor | None = None  # [len(shown), C, H, W], those of other ranks black
     with tqdm(total=n, desc=title, unit="image", disable=None if rank == 0 else True, leave=False) as bar:
         for start in range(0, len(batches), world):
             clock = Clock(device)
             # In the last round a rank without a batch repeats another's: all take equally long and have equal shapes.
             mine = batches[min(start + rank, len(batches) - 1)]
             images = images_at(mine).to(device)
-            first = images.cpu() if first is None else first
+            if pictures is None:
+                pictures = images.new_zeros(len(shown), *images.shape[1:])
+            for k, image in zip(mine, images, strict=True):
+                if k in shown:
+                    pictures[shown[k]] = image
             seconds["images"] += clock.lap()
             features = extractor(images)
             seconds["features"] += clock.lap()
-            for part, indices in zip(_gathered(features, batch_size), batches[start : start + world], strict=False):
-                accumulator.add(Features(*(None if x is None else x[: len(indices)] for x in part)))  # type: ignore[arg-type]
+            for rows, indices in zip(_gathered(features, batch_size), batches[start : start + world], strict=False):
+                accumulator.add(Features(*(None if x is None else x[: len(indices)] for x in rows)))  # type: ignore[arg-type]
                 bar.update(len(indices))
             seconds["statistics"] += clock.lap()
-    assert first is not None
-    return Collected(accumulator, first, seconds)
+    assert pictures is not None
+    return Collected(accumulator, ranks.gather(pictures).amax(0).cpu(), seconds)
 
 
 def _gathered(features: Features, rows: int) -> list[Features]:

@@ -17,6 +17,7 @@ from ddpm_lab.evaluation.collect import Clock, ImagesAt, collect
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.scores import Metric, NotComputableError, Score
 from ddpm_lab.metrics.statistics import Statistics
+from ddpm_lab.parts import named
 from ddpm_lab.pixels import WITH_ALPHA, to_uint8
 from ddpm_lab.samplers.generate import generate
 from ddpm_lab.samplers.sampler import Sampler, start_signal
@@ -27,14 +28,14 @@ LONG = 60.0  # seconds; what takes longer says so before it starts
 class Judged(NamedTuple):
     """What a pass found.
 
-    n: images judged. scores: in the metrics' order. left_out: metric -> why. first: the first images, uint8, on rank zero.
+    n: images judged. scores: in the metrics' order. left_out: metric -> why. shown: 64 of them, spread over all, uint8.
     seconds: of each part.
     """
 
     n: int
     scores: list[Score]
     left_out: dict[str, str]
-    first: Tensor
+    shown: Tensor
     seconds: dict[str, float]
 
 
@@ -67,11 +68,11 @@ def judge(
             scores += metric(statistics, reference) if metric is not None else []
         except NotComputableError as error:
             left_out[name] = str(error)
-    if collected.first.shape[1] in WITH_ALPHA:  # extractors see colours alone
+    if collected.shown.shape[1] in WITH_ALPHA:  # extractors see colours alone
         scores = [score._replace(settings={**score.settings, "transparent": "over white"}) for score in scores]
     seconds = {**collected.seconds, "metrics": time.perf_counter() - start}
     # Every rank has computed the same; that it is the same to the last bit is made sure of.
-    return Judged(n, ranks.agreed(scores), left_out, collected.first, seconds)
+    return Judged(n, ranks.agreed(scores), left_out, collected.shown, seconds)
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,13 @@ class Samples:
         return None if self.chosen is None else torch.tensor([self.chosen[k % len(self.chosen)] for k in indices])
 
     def class_name(self, label: int) -> str:
-        """What a label is called; one without a name "class 3"."""
-        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+        """What a label is called; one without a name, or with a number for one, "class 3"."""
+        name = self.class_names[label] if label < len(self.class_names) else str(label)
+        return f"class {name}" if name.isdigit() else name
 
     def _numbered(self, label: int) -> str:
-        return f"{label} ({self.class_names[label]})" if label < len(self.class_names) else str(label)
+        name = self.class_names[label] if label < len(self.class_names) else str(label)
+        return name if name == str(label) else f"{label} ({name})"
 
     @property
     def steps(self) -> int:
@@ -174,11 +177,25 @@ def protocol_of_reference(extractor: Extractor, reference: Statistics, batch_siz
     return {
         "reference": split,
         "reference_n": reference.n or None,
+        "reference_images": _images_of(reference),
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
         "resize": extractor.resize,
         "batch_size": batch_size,
     }
+
+
+def _images_of(reference: Statistics) -> str | None:
+    """Which images of its source the statistics are of; None where the file does not say."""
+    about = reference.about
+    if "images" in about or "of" not in about:
+        return about.get("images")
+    whole = about["n"] == about["of"]
+    return (
+        named(about["of"], None, 0)
+        if whole
+        else f"the first {about['n']} of {about['of']}, as an earlier version took them"
+    )
 
 
 def count_name(n: int) -> str:

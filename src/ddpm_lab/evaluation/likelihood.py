@@ -16,6 +16,7 @@ from ddpm_lab import ranks
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.likelihood import bits_per_dim, estimate_bits_per_dim, importance
 from ddpm_lab.errors import UserError
+from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import to_float
 from ddpm_lab.samplers.spacings import walked
 from ddpm_lab.seeds import ImageNoise, mix
@@ -67,7 +68,7 @@ class Bound(NamedTuple):
 class Exact:
     """Every term of the bound, one draw of noise each (Ho et al. 2020, equation 5): as many network calls as timesteps.
 
-    images: the first so many of the split, all if None. timesteps: length of an evenly spaced chain, all T if None; a
+    images: so many of the split, chosen by the seed, all if None. timesteps: length of an evenly spaced chain, all T if None; a
     strided chain has a bound, and a key, of its own. clip: clamp the estimates of x_0 to [-1, 1]. pairs: (image, timestep)
     pairs at once.
     """
@@ -99,13 +100,15 @@ class Exact:
         start = time.perf_counter()
         T = denoiser.process.T
         chain = walked(T, self.timesteps, "uniform")
-        n = _count(self.images, images)
+        chosen = part(len(images), self.images, seed)
+        n = len(chosen)
         found = torch.zeros(n, 3, dtype=torch.float64)  # total, prior, decoder
         sums = torch.zeros(3, len(chain), dtype=torch.float64)  # of the terms and the two errors
         with _in_eval_mode(denoiser.network):
             for block in _blocks(n, min(ROWS, self.pairs), f"bits/dim ({split}), {len(chain)} terms", progress):
-                x_0, y = _read(images, block, conditional, device)
-                noise = ImageNoise(seed, block, device)
+                indices = [chosen[i] for i in block]
+                x_0, y = _read(images, indices, conditional, device)
+                noise = ImageNoise(seed, indices, device)
                 bound = bits_per_dim(
                     denoiser, x_0, y, clip=self.clip, timesteps=chain, randn_like=noise, pairs=self.pairs
                 )
@@ -134,8 +137,8 @@ class Fast:
     """An unbiased estimate of the exact bound from `draws` network calls per image.
 
     Each image is estimated twice with half of the draws, independently: the mean is the estimate, the difference tells the
-    estimator's error. images: the first so many of the split, all if None. draws: timesteps per image, even. clip: clamp
-    the estimates of x_0 to [-1, 1]. batch_size: images at once.
+    estimator's error. images: so many of the split, chosen by the seed, all if None. draws: timesteps per image, even. clip:
+    clamp the estimates of x_0 to [-1, 1]. batch_size: images at once.
     """
 
     def __init__(self, images: int | None, draws: int, clip: bool, batch_size: int) -> None:
@@ -164,17 +167,19 @@ class Fast:
     ) -> Bound:
         """Estimate the bound of `images`; the arguments are those of `Exact`. A collective."""
         start = time.perf_counter()
-        n = _count(self.images, images)
+        chosen = part(len(images), self.images, seed)
+        n = len(chosen)
         found = torch.zeros(n, 4, dtype=torch.float64)  # the two estimates, prior, decoder
         with _in_eval_mode(denoiser.network):
-            few = list(range(min(PILOT, len(images))))
+            few = part(len(images), PILOT, seed)
             x_0, y = _read(images, few, conditional, device)
             # A seed of its own: probabilities made from the estimate's noise would bias it.
             pilot = ImageNoise(mix(seed, 1), few, device)
             p = ranks.agreed(importance(denoiser, x_0, y, randn_like=pilot, clip=self.clip))
             for block in _blocks(n, self.batch_size, f"bits/dim ({split}), estimate", progress):
-                x_0, y = _read(images, block, conditional, device)
-                noise = ImageNoise(seed, block, device)
+                indices = [chosen[i] for i in block]
+                x_0, y = _read(images, indices, conditional, device)
+                noise = ImageNoise(seed, indices, device)
                 first, second = (
                     estimate_bits_per_dim(
                         denoiser,
@@ -245,7 +250,7 @@ def _in_eval_mode(network: nn.Module) -> Iterator[None]:
 
 
 def _blocks(n: int, width: int, title: str, progress: bool) -> Iterator[list[int]]:
-    """This rank's blocks of the indices 0..n-1. Blocks do not depend on the number of ranks, which take them in turn."""
+    """This rank's blocks of the numbers 0..n-1. Blocks do not depend on the number of ranks, which take them in turn."""
     blocks = [list(range(start, min(start + width, n))) for start in range(0, n, width)]
     rank, world = ranks.rank(), ranks.world_size()
     hidden = None if progress and rank == 0 else True  # None: hidden where there is no terminal
@@ -275,16 +280,11 @@ def _standard_error(values: Tensor) -> float:
     return (values.std() / len(values) ** 0.5).item() if len(values) > 1 else math.nan
 
 
-def _count(wanted: int | None, images: Images) -> int:
-    return len(images) if wanted is None else min(wanted, len(images))
-
-
 def _protocol(
     n: int, images: Images, split: str, name: str, conditional: bool, bound: str, clip: bool, seed: int
 ) -> dict[str, Any]:
-    total = len(images)
     return {
-        "images": f"{'all' if n == total else f'the first {n} of'} {total} {split} images of {name}",
+        "images": named(len(images), n, seed, f"{split} images of {name}"),
         "n": n,
         "labels": "given to the network" if conditional else None,
         "bound": bound,

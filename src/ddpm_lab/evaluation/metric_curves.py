@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 # What metrics are drawn against, the first that varies: key of the protocol -> name of the axis.
 AXES = {"steps": "sampling steps", "guidance.scale": "guidance scale"}
 # What may differ beside it between two points of one line; any other difference of their protocols makes another line.
-ALONG = {"seed", "commit"}
+ALONG = {"seed", "commit", "reference_images"}  # which of them are taken follows the seed
 
 
 class Point(NamedTuple):
@@ -41,6 +41,7 @@ def points(jobs: Sequence[Mapping[str, Any]], axis: str) -> list[Point]:
             if key not in {axis, *ALONG} and any(b.get(key) != a[key] for b in protocols)
         }
         - {"n", "subsets", "subset_size", "splits", "neighbours", "reference_n"}  # of the metric, not of the job
+        - {"features", "reference_features"}
     )
     groups: dict[tuple[str, str, float], list[float]] = {}
     for name, value, protocol in found:

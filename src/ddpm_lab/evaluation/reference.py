@@ -6,15 +6,17 @@ import hashlib
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ddpm_lab import ranks
 from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.collect import collect
 from ddpm_lab.metrics.features import Extractor, Images, fingerprint
 from ddpm_lab.metrics.statistics import Statistics, load_statistics, save_statistics
+from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import KINDS
 
-VERSION = 1  # of the files; another does not read them
+VERSION = 2  # of the files; another does not read them
 
 
 def reference_statistics(
@@ -27,31 +29,38 @@ def reference_statistics(
     batch_size: int,
     cache: Path,
     device: torch.device,
+    seed: int = 0,
 ) -> tuple[Statistics, Path]:
-    """Statistics of the first n images of a split (all if None), and the file they are kept in. A collective.
+    """Statistics of n images of a split (all if None), and the file they are kept in. A collective.
 
+    Of a larger split the seed chooses the n.
     The file's name holds a hash of the images themselves (number, size, pixels as delivered), the split, the extractor's
-    weights and n: another data set, resolution, crop or extractor never meets them.
+    weights, n and, where it chooses, the seed: another data set, resolution, crop or extractor never meets them.
     """
-    n = min(n or len(images), len(images))
+    chosen = part(len(images), n, seed)
     about = {
         "version": VERSION,
         "data": data,
         "split": split,
         "of": len(images),
-        "n": n,
+        "n": len(chosen),
+        "images": named(len(images), n, seed),
         "shape": list(images.__getitems__([0])[0].shape[1:]),
         "images_sha256": fingerprint(images),
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
     }
     key = hashlib.sha256(repr(sorted(about.items())).encode()).hexdigest()[:16]
-    path = cache / "statistics" / f"{data}-{split}-{n}-{extractor.name}-{key}.npz"
+    path = cache / "statistics" / f"{data}-{split}-{len(chosen)}-{extractor.name}-{key}.npz"
     # All ranks read the file, or all share the work of making it.
     found = [_read(path)] if path.is_file() else [None]
     if not all(ranks.gather(torch.tensor([found[0] is not None], device=device)).flatten().tolist()):
-        title = f"reference statistics of {n} {split} images of {data}"
-        collected = collect(lambda indices: images.__getitems__(indices)[0], n, batch_size, extractor, device, title)
+        title = f"reference statistics of {len(chosen)} {split} images of {data}"
+
+        def images_at(indices: list[int]) -> Tensor:
+            return images.__getitems__([chosen[i] for i in indices])[0]
+
+        collected = collect(images_at, len(chosen), batch_size, extractor, device, title)
         statistics = collected.accumulator.finish(about)
         if ranks.rank() == 0:
             save_statistics(path, statistics)

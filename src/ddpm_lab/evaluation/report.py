@@ -8,11 +8,13 @@ from typing import Any
 
 from ddpm_lab import ranks
 from ddpm_lab.evaluation import curves, likelihood
+from ddpm_lab.evaluation.collect import SHOWN
 from ddpm_lab.evaluation.generation import Judged, Samples, records, sentence, table
 from ddpm_lab.evaluation.likelihood import Bound
 from ddpm_lab.evaluation.neighbours import neighbours_picture
 from ddpm_lab.evaluation.progressive import progressive_strip
 from ddpm_lab.metrics.features import Images
+from ddpm_lab.parts import named
 from ddpm_lab.pictures import panels
 from ddpm_lab.pixels import to_float
 from ddpm_lab.runs import add_metrics
@@ -46,7 +48,7 @@ class Report:
             curves.rate_distortion(bound.terms, bound.prior, caption, self.picture(f"{name}_rate_distortion.png"))
 
     def add_scores(self, judged: Judged, protocol: Mapping[str, Any], caption: str) -> None:
-        """Write the scores, each with its protocol, and the first images; print them."""
+        """Write the scores, each with its protocol, and some of the images; print them."""
         n = judged.n
         self.add(records(judged.scores, protocol))
         per_image = {part: round(seconds / n * 1000, 3) for part, seconds in judged.seconds.items()}
@@ -55,15 +57,16 @@ class Report:
             print(f"{caption}: {sentence(judged.scores)}", flush=True)
             for name, reason in judged.left_out.items():
                 print(f"  {name} is left out: {reason}", flush=True)
-            panels([(caption, to_float(judged.first[:64]))], self.picture("judged.png"))
+            panels([(caption, to_float(judged.shown))], self.picture("judged.png"))
 
     def draw_samples(self, samples: Samples, judged: Judged, train: Images, test: Images) -> None:
         """Write the progressive strip of the samples, and their nearest neighbours in the training set. On rank zero alone."""
         sampler = type(samples.sampler).__name__
         caption = f"estimates of the image along {samples.steps} steps of {sampler}"
         progressive_strip(samples, caption, self.picture("progressive.png"))
-        medians = neighbours_picture(judged.first[:64], train, test, self.picture("neighbours.png"))
+        medians, protocol = neighbours_picture(judged.shown, train, test, self.picture("neighbours.png"), samples.seed)
         self.add({f"nearest_training_image_{name}": distance for name, distance in medians.items()})
+        self.add({"nearest_training_image_parts": {"generated": named(judged.n, SHOWN, 0), **protocol}})
 
     def picture(self, name: str) -> Path:
         """Where the picture of this name belongs; it is shown on the dashboard too."""

@@ -17,12 +17,13 @@ from tqdm import tqdm
 from ddpm_lab import ranks
 from ddpm_lab.errors import UserError
 from ddpm_lab.metrics.features import Extractor, Features, Images, as_rgb, fingerprint
+from ddpm_lab.parts import part
 from ddpm_lab.pixels import to_float
 
-VERSION = 1  # of the network and its training; files kept by another are not read
+VERSION = 2  # of the network and its training; files kept by another are not read
 FEATURES = 128
 LARGEST = 64  # the network's input has no longer side
-HELD_OUT = (10, 10_000)  # every tenth image measures the accuracy and trains nothing, but no more than so many
+HELD_OUT = (10, 10_000)  # a tenth of the images measures the accuracy and trains nothing, but no more than so many
 
 
 class Recipe(NamedTuple):
@@ -160,10 +161,10 @@ def _input(images: Tensor, size: tuple[int, int]) -> Tensor:
 def _train(
     network: Network, train: Images, size: tuple[int, int], recipe: Recipe, device: torch.device, title: str
 ) -> Trained:
-    every, most = HELD_OUT
-    every = max(every, len(train) // most)
-    held_out = list(range(every - 1, len(train), every))
-    learnt = torch.tensor([i for i in range(len(train)) if i % every != every - 1])
+    share, most = HELD_OUT
+    # Not every tenth: where classes come in turn, that would be one of them alone.
+    held_out = part(len(train), min(len(train) // share, most), recipe.seed)
+    learnt = torch.tensor(sorted(set(range(len(train))) - set(held_out)))
     generator = torch.Generator().manual_seed(recipe.seed)
     batches = _batches(learnt, recipe.batch_size, generator)
     optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate)

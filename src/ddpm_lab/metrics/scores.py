@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddpm_lab.errors import UserError
 from ddpm_lab.metrics.statistics import Moments, Statistics
+from ddpm_lab.parts import named
 
 
 class Score(NamedTuple):
@@ -101,12 +102,12 @@ class KID:
         """The one score "kid"."""
         from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
-        a, b = _features(generated, reference)
+        a, b, parts = _features(generated, reference)
         size = min(self.subset_size, len(a), len(b))
         found = kid_features_to_metric(
             a.cpu(), b.cpu(), kid_subsets=self.subsets, kid_subset_size=size, rng_seed=2020, verbose=False
         )
-        settings = {"subsets": self.subsets, "subset_size": size, "reference_n": len(b)}
+        settings = {"subsets": self.subsets, "subset_size": size, "reference_n": len(b), **parts}
         return [Score("kid", found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD], len(a), settings)]
 
 
@@ -122,18 +123,29 @@ class PrecisionRecall:
         """The scores "precision" and "recall"."""
         from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-        a, b = _features(generated, reference)
+        a, b, parts = _features(generated, reference)
         if min(len(a), len(b)) <= self.neighbours:
             raise NotComputableError(f"{self.neighbours} neighbours need more than {min(len(a), len(b))} images")
         found = prc_features_to_metric(
             a, b.to(a.device), prc_neighborhood=self.neighbours, prc_batch_size=2000, save_cpu_ram=True, verbose=False
         )
-        settings = {"neighbours": self.neighbours, "reference_n": len(b)}
+        settings = {"neighbours": self.neighbours, "reference_n": len(b), **parts}
         keys = {"precision": KEY_METRIC_PRECISION, "recall": KEY_METRIC_RECALL}
         return [Score(name, found[key], None, len(a), settings) for name, key in keys.items()]
 
 
-def _features(generated: Statistics, reference: Statistics) -> tuple[Tensor, Tensor]:
+def _features(generated: Statistics, reference: Statistics) -> tuple[Tensor, Tensor, dict[str, str]]:
+    """Both features, and for protocols of which images they are."""
     if reference.features is None or generated.features is None:
         raise NotComputableError("the reference file has no features, only their moments")
-    return generated.features, reference.features
+    kept = len(reference.features)
+    if "features" not in reference.about and kept < reference.n:
+        raise NotComputableError(
+            f"the reference file has the features of the first {kept} of its {reference.n} images, as an earlier version kept "
+            "them; make it anew with: python evaluate.py stats data=… out=…"
+        )
+    parts = {
+        "features": generated.about["features"],
+        "reference_features": reference.about.get("features", named(kept, None, 0)),
+    }
+    return generated.features, reference.features, parts

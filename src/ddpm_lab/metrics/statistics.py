@@ -15,8 +15,10 @@ from torch import Tensor
 
 from ddpm_lab.errors import NoSuchFileError, UserError
 from ddpm_lab.metrics.features import Features
+from ddpm_lab.parts import named, part
 
-KEEP = 10_000  # features that KID, precision and recall are computed from: those of the first images
+KEEP = 10_000  # features that KID, precision and recall are computed from: those of a part of the images
+KEEP_SEED = 0  # of that part
 SPLITS = 10  # of the Inception Score (Salimans et al. 2016)
 SHUFFLE_SEED = 2020  # of the images over those splits, torch-fidelity's
 
@@ -32,7 +34,8 @@ class Statistics(NamedTuple):
     """The statistics of n images; what their source does not give is None.
 
     pool, spatial: moments of those features. splits: exp E KL(p(y|x) || p(y)) of each of the Inception Score's parts.
-    features [min(n, KEEP), D] float32: the pooled features of the first images. about: where they come from.
+    features [min(n, KEEP), D] float32: the pooled features of a part of the images, which about["features"] names. about:
+    where they come from.
     """
 
     n: int
@@ -57,6 +60,7 @@ class Accumulator:
         self.spatial: _MomentSums | None = None
         self.classes: _ClassSums | None = None
         self.features: Tensor | None = None
+        self.kept = torch.tensor(part(n, KEEP, KEEP_SEED))
 
     def add(self, features: Features) -> None:
         """Add the features of the next images. Raises ValueError if these are more than n in all."""
@@ -64,15 +68,14 @@ class Accumulator:
         assert pool is not None
         if self.pool is None or self.features is None:
             self.pool = _MomentSums(pool)
-            self.features = pool.new_empty(min(self.n, KEEP), pool.shape[1])
+            self.features = pool.new_empty(len(self.kept), pool.shape[1])
             self.spatial = None if spatial is None else _MomentSums(spatial)
             self.classes = None if logits is None else _ClassSums(self.n, logits)
         first, self.seen = self.seen, self.seen + len(pool)
         if self.seen > self.n:
             raise UserError(f"statistics of {self.n} images were given {self.seen}")
-        if first < len(self.features):
-            kept = pool[: len(self.features) - first]
-            self.features[first : first + len(kept)] = kept
+        start, stop = torch.searchsorted(self.kept, torch.tensor([first, self.seen])).tolist()
+        self.features[start:stop] = pool[(self.kept[start:stop] - first).to(pool.device)]
         self.pool.add(pool)
         if self.spatial is not None and spatial is not None:
             self.spatial.add(spatial)
@@ -89,7 +92,7 @@ class Accumulator:
             None if self.spatial is None else self.spatial.moments(self.n),
             None if self.classes is None else self.classes.scores(),
             self.features,
-            about or {},
+            {**(about or {}), "features": named(self.n, KEEP, KEEP_SEED)},
         )
 
 

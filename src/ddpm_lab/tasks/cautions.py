@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-
 from ddpm_lab.data.datamodule import DataModule
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.likelihood import check_schedule
 from ddpm_lab.diffusion.process import Process
+from ddpm_lab.parts import part
 from ddpm_lab.pixels import to_float
 from ddpm_lab.samplers.sampler import Sampler, check_start
 
@@ -24,8 +23,7 @@ def of_training(model: object, data: DataModule, callbacks: Iterable[Any]) -> li
     found = []
     if check_schedule(model.process) is not None:  # before images are read
         images = data.images("train")
-        some = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:IMAGES]
-        x_0 = to_float(images.__getitems__(sorted(some.tolist()))[0])
+        x_0 = to_float(images.__getitems__(part(len(images), IMAGES, seed=0))[0])
         advice = "take a greater schedule.T or schedule.beta_end, or schedule=cosine"
         found.append(f"{check_schedule(model.process, x_0)}: {advice}")
     samplers = [part for callback in callbacks for part in vars(callback).values() if isinstance(part, Sampler)]

@@ -19,6 +19,7 @@ from ddpm_lab.evaluation.reference import check_fit, reference_statistics
 from ddpm_lab.evaluation.report import Report
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
+from ddpm_lab.parts import named, part
 from ddpm_lab.tasks import cautions
 from ddpm_lab.tasks.building import build_extractor, find_device, set_threads, to_draw
 from ddpm_lab.tasks.foreign import check_source, load_model, weights_of
@@ -114,8 +115,9 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
         raise UserError(f"n={n} images were asked for and samples={config.samples} holds {len(images)}")
     shape = tuple(images.__getitems__([0])[0].shape[1:])
     extractor, reference = _references(config, config.data, shape, device)
+    chosen, chosen_are = part(len(images), n, config.seed), named(len(images), n, config.seed)
     judged = judge(
-        lambda indices: images.__getitems__(indices)[0],
+        lambda indices: images.__getitems__([chosen[i] for i in indices])[0],
         n,
         extractor,
         reference,
@@ -123,9 +125,16 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
         batch_size=config.batch_size,
         device=device,
     )
-    protocol = {"samples": Path(config.samples).name, "of": len(images), "commit": runs.commit()}
+    protocol = {
+        "samples": Path(config.samples).name,
+        "of": len(images),
+        "images": chosen_are,
+        "commit": runs.commit(),
+    }
     report.add_scores(
-        judged, protocol | protocol_of_reference(extractor, reference, config.batch_size), f"{n} of {config.samples}"
+        judged,
+        protocol | protocol_of_reference(extractor, reference, config.batch_size),
+        f"{chosen_are}, of {config.samples}",
     )
 
 
@@ -158,6 +167,7 @@ def _references(
             batch_size=config.batch_size,
             cache=Path(config.cache),
             device=device,
+            seed=config.seed,
         )
     check_fit(statistics, extractor, shape, config.reference or "the reference")
     return extractor, statistics

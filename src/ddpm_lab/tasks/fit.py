@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -24,6 +25,7 @@ from ddpm_lab.jobs import SWEEP
 from ddpm_lab.tasks import cautions
 from ddpm_lab.tasks.building import build_module, set_threads
 from ddpm_lab.tasks.foreign import settle
+from ddpm_lab.tasks.inspecting import briefly, inspect
 
 
 def fit(config: DictConfig) -> float:
@@ -38,6 +40,8 @@ def fit(config: DictConfig) -> float:
     from ddpm_lab.training.say import say
 
     _hush()
+    if config.inspect:
+        return _inspect(config, folder)
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
     if str(config.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
@@ -87,6 +91,8 @@ def fit(config: DictConfig) -> float:
         + (f", resumed at step {step}" if checkpoint else "")
         + f" -> {folder}"
     )
+    if config.data.inspect and _is_first_process():
+        say(briefly(config, data))
     for sentence in cautions.of_training(module.denoiser, data, callbacks):
         say(f"warning: {sentence}")
     start = time.perf_counter()
@@ -111,6 +117,19 @@ def fit(config: DictConfig) -> float:
             f"warning: this job returns nan to its sweep: it has no optimized_metric={config.optimized_metric}, but {known}"
         )
     return metrics.get(config.optimized_metric, math.nan)
+
+
+def _inspect(config: DictConfig, folder: Path) -> float:
+    """inspect=true: what is in the data set, and nothing trained or left behind."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError("inspect=true looks at one data set: leave -m out")
+    try:
+        if _is_first_process():
+            inspect(config)
+    finally:
+        if folder.is_dir() and set(os.listdir(folder)) <= {".hydra"}:  # no run is in it
+            shutil.rmtree(folder, ignore_errors=True)
+    return math.nan
 
 
 def _hush() -> None:

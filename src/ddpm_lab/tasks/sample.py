@@ -12,6 +12,7 @@ from torch import Tensor
 from ddpm_lab import runs
 from ddpm_lab.data.images import read_images
 from ddpm_lab.errors import UserError
+from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import to_float
 from ddpm_lab.tasks import cautions
 from ddpm_lab.tasks.building import find_device, set_threads, to_draw
@@ -40,11 +41,12 @@ def sample(config: DictConfig) -> None:
     samples = Samples(
         steered.denoiser.eval(), sampler, shape, config.seed, chosen, device, steered.about, steered.class_names
     )
+    used: list[str] = []
     job = Job(
         samples,
         config.n,
         config.batch_size,
-        sources=lambda n: _sources(config, run, n, steered.data),
+        sources=lambda n: _sources(config, run, n, steered.data, used),
         labels_given=config.labels is not None,
         null_label=steered.null_label,
         about=f"{guidance_of(steered.about)}seed {config.seed}, step {step}",
@@ -59,6 +61,7 @@ def sample(config: DictConfig) -> None:
         **samples.protocol(),
         "task": {"name": task.name, **vars(task)},
         "images": config.images,
+        "sources": used[0] if used else None,
         "weights": weights_of(config),
         "precision": config.precision,
         "compile": config.compile,
@@ -74,8 +77,12 @@ def sample(config: DictConfig) -> None:
     print(f"{done.told}\n{job.caption} -> {folder}/{', '.join(names)}")
 
 
-def _sources(config: DictConfig, run: DictConfig, n: int, labelled: str) -> tuple[Tensor, Tensor | None]:
-    """The first n images of config.images, without labels, or of the run's test split, with labels if those are meant.
+def _sources(
+    config: DictConfig, run: DictConfig, n: int, labelled: str, used: list[str]
+) -> tuple[Tensor, Tensor | None]:
+    """n images of config.images, without labels, or of the run's test split, with labels if those are meant.
+
+    Where there are more, the seed chooses them; which they are is added to `used`.
 
     Raises ValueError if there are none or fewer, or of another shape than the model's.
     """
@@ -87,7 +94,8 @@ def _sources(config: DictConfig, run: DictConfig, n: int, labelled: str) -> tupl
         images, name = read_images(config.images), f"images={config.images}"
     if n > len(images):
         raise UserError(f"{n} images are needed and {name} has {len(images)}: take a smaller n")
-    pixels, labels = images.__getitems__(list(range(n)))
+    used.append(f"{named(len(images), n, config.seed)}, of {name}")
+    pixels, labels = images.__getitems__(part(len(images), n, config.seed))
     wanted = (run.data.channels, run.data.image_size, run.data.image_size)
     if tuple(pixels.shape[1:]) != wanted:
         raise UserError(

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from ddpm_lab import ranks
 from ddpm_lab.evaluation.reference import reference_statistics
 from ddpm_lab.metrics.statistics import save_statistics
+from ddpm_lab.parts import named, part
 from ddpm_lab.tasks.building import build_extractor, find_device, set_threads
 
 
@@ -29,11 +30,13 @@ def stats(config: DictConfig) -> None:
             batch_size=config.batch_size,
             cache=Path(config.cache),
             device=device,
+            seed=config.seed,
         )
         if not ranks.first():
             return
         if config.out is not None:
             path = Path(config.out)
-            pixels = images.__getitems__(list(range(statistics.n)))[0].permute(0, 2, 3, 1).numpy()
+            pixels = images.__getitems__(part(len(images), config.n, config.seed))[0].permute(0, 2, 3, 1).numpy()
             save_statistics(path, statistics, pixels if config.images else None)
-        print(f"statistics of {statistics.n} {config.split} images of {config.data.name} by {extractor.name} -> {path}")
+        chosen = named(len(images), config.n, config.seed, f"{config.split} images of {config.data.name}")
+        print(f"statistics of {chosen} by {extractor.name} -> {path}")

@@ -132,12 +132,12 @@ class Diffusion(lightning.LightningModule):
         self._validated = 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The averaged weights' losses; image k meets the same t and noise at every validation of every run."""
+        """The averaged weights' losses; the split's k-th image meets the same t and noise at every validation of every run."""
         x, y = self._inputs(batch)
         T = self.denoiser.process.T
         first = self._validated
         self._validated += len(x)
-        # The DataModule hands rank r of W the test images r, r + W, r + 2 W, ….
+        # The DataModule hands rank r of W the images r, r + W, r + 2 W, … of its order.
         indices = [self.global_rank + self.trainer.world_size * i for i in range(first, self._validated)]
         # Multiples of the golden ratio spread evenly over [0, 1), whatever their number.
         t = torch.tensor([1 + int(T * (i * 0.6180339887498949 % 1)) for i in indices], device=x.device)
