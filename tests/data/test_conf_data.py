@@ -43,9 +43,12 @@ def test_size_and_channels_are_set_in_one_place(name, data_root):
     assert data.train_images(2)[0].shape == (2, 1, 16, 16)
 
 
-def test_classes_of_a_folder_as_the_file_says(data_root):
+def test_classes_of_a_folder_as_configurations_of_earlier_versions_say(data_root):
     file = next(file for file in FILES if file.stem == "image_folder")
     for function in ("folder_name", "name_prefix"):
         class_of = {"_target_": f"ddpm_lab.data.folder.{function}", "_partial_": True}
-        data = instantiate(compose(file, data_root, num_classes=2, dataset={"class_of": class_of}).data)
-        assert set(data.train_images(18)[1].tolist()) == {0, 1}
+        old = compose(file, data_root, num_classes=2, dataset={"class_of": class_of}).data
+        for key in ("classes", "class_names", "background"):
+            del old[key]
+        del old.dataset["background"]
+        assert set(instantiate(old).train_images(18)[1].tolist()) == {0, 1}

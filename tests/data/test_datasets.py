@@ -16,9 +16,10 @@ from ddpm_lab.data import idx
 from ddpm_lab.data.arrays import imagenet64, npz
 from ddpm_lab.data.celeba import celeba
 from ddpm_lab.data.cifar import cifar10, cifar100
-from ddpm_lab.data.decoding import centre_crop, decode
+from ddpm_lab.data.decoding import centre_crop
 from ddpm_lab.data.digits import digits
 from ddpm_lab.data.folder import FileSet, folder_name, image_folder, name_prefix
+from ddpm_lab.data.images import read_images
 from ddpm_lab.data.lsun import lsun
 from ddpm_lab.data.memory import ImageSet
 
@@ -221,11 +222,75 @@ def test_wrong_archives_are_refused(tmp_path, noise):
     with pytest.raises(ValueError, match=r"Cannot read .*train\.npz .*: get the file again"):
         npz(tmp_path, "train")
     np.savez(tmp_path / "train.npz", images=noise(3, 8, 8, 3))
-    with pytest.raises(ValueError, match=r"train\.npz has no entry 'arr_0', only 'images'"):
+    with pytest.raises(ValueError, match=r"train\.npz holds images and no arr_0: save it by np\.savez"):
         npz(tmp_path, "train")
-    np.savez(tmp_path / "train.npz", arr_0=noise(3, 8, 8, 3) / 255)
-    with pytest.raises(ValueError, match=r"must hold arr_0 uint8 \[n, H, W, C\] .* holds float64 \[3, 8, 8, 3\]"):
+
+
+RGB = np.random.default_rng(0).integers(0, 256, (10, 8, 6, 3), np.uint8)
+FROM_ZERO = "number the classes by whole numbers from 0"
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (
+            RGB / 255,
+            r"holds arr_0 float64 \[10, 8, 6, 3\]: images must be bytes 0\.\.255, .*; scale to 0\.\.255, round and save",
+        ),
+        (RGB.astype(np.int64), "int64 .* save them as uint8"),
+        (RGB.transpose(0, 3, 1, 2), r"\[10, 3, 8, 6\], channels first: .* save images\.transpose\(0, 2, 3, 1\)\.$"),
+        (RGB[..., 0][:, None], r"\[10, 1, 8, 6\], channels first: .* save images\.transpose\(0, 2, 3, 1\)\.$"),
+        (RGB[0], r"\[8, 6, 3\], one image: .* save image\[None\]\.$"),
+        (RGB[0, 0, 0, 0], r"uint8 \[\]: images must be"),
+        (RGB[0, 0], r"uint8 \[6, 3\]: images must be"),
+        (RGB[:0], r"uint8 \[0, 8, 6, 3\]: images must be"),
+        (np.concatenate([RGB, RGB], -1), r"\[10, 8, 6, 6\]: images must be .* with C = 1 to 4"),
+        (np.array(["a.png", "b.png"]), r"<U5 \[2\]: images must be"),
+        (np.array([RGB[0], RGB[0, :2]], object), r"\(Object arrays .*\): save arrays of numbers, images of one size"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused_with_advice(tmp_path, images, sentence):
+    np.savez(tmp_path / "train.npz", images)
+    for reader in (lambda: npz(tmp_path, "train"), lambda: read_images(tmp_path / "train.npz")):
+        with pytest.raises(ValueError, match=sentence):
+            reader()
+
+
+@pytest.mark.parametrize("C", [1, 2, 3, 4])
+def test_archives_of_every_kind_of_image(tmp_path, noise, C):
+    written = noise(10, 8, 8, C)
+    np.savez(tmp_path / "train.npz", written)
+    assert torch.equal(whole(npz(tmp_path, "test"))[0], nchw(written[9:]))
+    assert torch.equal(whole(read_images(tmp_path / "train.npz"))[0], nchw(written))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (np.arange(10) + 0.5, rf"arr_1 float64 \[10\], 0\.5 among them: {FROM_ZERO}"),
+        (np.full(10, np.nan), rf"nan among them: {FROM_ZERO}"),
+        (np.full(10, 1e300), rf"1e\+300 among them: {FROM_ZERO}"),
+        (np.arange(10) - 1, rf"arr_1 int64 \[10\], -1 among them: {FROM_ZERO}"),
+        (
+            np.array(["cat"] * 10),
+            r"<U3 \[10\]: number the classes from 0, as np\.unique\(labels, return_inverse=True\)\[1\]",
+        ),
+        (np.arange(9), r"\[9\] for 10 images: give one number for each, \[10\]"),
+        (np.eye(10), r"\[10, 10\] for 10 images"),
+        (np.int64(3), r"\[\] for 10 images"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(tmp_path, labels, sentence):
+    np.savez(tmp_path / "train.npz", RGB, labels)
+    with pytest.raises(ValueError, match=sentence):
         npz(tmp_path, "train")
+
+
+@pytest.mark.parametrize("labels", [np.arange(10.0), np.arange(10, dtype=np.uint8), np.arange(10)[:, None]])
+def test_labels_are_whole_numbers_of_any_type(tmp_path, labels):
+    np.savez(tmp_path / "train.npz", RGB, labels)
+    assert whole(npz(tmp_path, "train"))[1] == list(range(9))
+    assert npz(tmp_path, "train").classes is None
 
 
 # folders of files
@@ -283,19 +348,14 @@ def test_pictures_are_converted_to_the_channels_asked_for(tmp_path, noise):
         "hwc,c->hw", torch.from_numpy(noise(8, 8, 3)).double(), torch.tensor([0.299, 0.587, 0.114]).double()
     )
     assert (single[0, 0] - luma).abs().max() <= 1
-    with pytest.raises(ValueError, match=r"1 or 3 channels, and channels=4"):
-        FileSet([grey], [0], 4, centre_crop(8)).__getitems__([0])
-
-
-def test_sixteen_bits_are_refused_not_cut_off(tmp_path):
-    path = save(tmp_path / "deep.png", np.full((8, 8), 40000, np.uint16))
-    with pytest.raises(ValueError, match=r"Cannot read the image .*deep\.png \(it has mode I;16"):
-        decode(path, str(path), 1)
+    with pytest.raises(ValueError, match=r"1 to 4 channels, and channels=5"):
+        FileSet([grey], [0], 5, centre_crop(8)).__getitems__([0])
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "bmp"])
 def test_a_truncated_or_foreign_file_is_named(tmp_path, noise, suffix):
     path = save(tmp_path / f"half.{suffix}", noise(64, 64, 3))
+    save(tmp_path / "whole.png", noise(8, 8, 3))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     images = image_folder(tmp_path, "train", 8, 3)
     with pytest.raises(ValueError, match=rf"Cannot read the image .*half\.{suffix} .*: replace the file or remove it"):

@@ -42,10 +42,6 @@ def test_what_cannot_be_judged_is_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Cannot read the image"):
         read_images(tmp_path / "text.txt")
     path = tmp_path / "a.npz"
-    for array in (RGB / 127.5 - 1, RGB[0, 0, 0], RGB[..., :2], RGB[:0]):
-        np.savez(path, arr_0=array)
-        with pytest.raises(ValueError, match=r"images must be bytes 0\.\.255"):
-            read_images(path)
     np.savez(path, samples=RGB)
     with pytest.raises(ValueError, match="holds samples and no arr_0"):
         read_images(path)

@@ -142,7 +142,7 @@ def test_grey_is_rgb_of_equal_channels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_classes", [None, 1])
 def test_without_classes_it_says_what_to_set(tmp_path: Path, num_classes: int | None) -> None:
-    with pytest.raises(ValueError, match=r"set features=inception, or .*class_of"):
+    with pytest.raises(ValueError, match=r"set features=inception, or .*data\.classes=folders"):
         source(tmp_path, num_classes=num_classes)
 
 

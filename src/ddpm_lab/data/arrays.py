@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddpm_lab.data.decoding import channels_first
 from ddpm_lab.data.memory import MemorySet
 from ddpm_lab.data.splits import hold_out, is_train
 from ddpm_lab.errors import NoSuchFileError, UserError
+from ddpm_lab.pixels import KINDS
 
 
 def imagenet64(root: str | Path, split: str) -> MemorySet:
@@ -62,8 +64,8 @@ def imagenet64(root: str | Path, split: str) -> MemorySet:
 def npz(root: str | Path, split: str) -> MemorySet:
     """Return the images of ROOT/train.npz and ROOT/test.npz, archives as the public evaluators (OpenAI's) take them.
 
-    arr_0 is uint8 [n, H, W, C] (or [n, H, W]), arr_1, where present, the labels [n]. Without a test.npz every tenth
-    image (i % 10 == 9) of train.npz is test.
+    arr_0 is uint8 [n, H, W, C] (or [n, H, W]), arr_1, where present, the labels [n], whole numbers from 0. Without a
+    test.npz every tenth image (i % 10 == 9) of train.npz is test.
 
     Args:
         root: the folder of the archives.
@@ -82,17 +84,60 @@ def npz(root: str | Path, split: str) -> MemorySet:
     if not path.is_file():
         raise NoSuchFileError(f"No {path.resolve()}: put an archive with arr_0 uint8 [n, H, W, C] there.")
     archive = load_archive(path)
-    images = _entry(archive, "arr_0", path)
-    labels = np.asarray(archive["arr_1"], np.int64) if "arr_1" in archive else np.zeros(len(images), np.int64)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or labels.shape != images.shape[:1]:
-        raise UserError(
-            f"{path} must hold arr_0 uint8 [n, H, W, C] and, if any, labels arr_1 [n], and holds {images.dtype} "
-            f"{list(images.shape)} and {list(labels.shape)}."
-        )
+    images, labels = images_of(archive, path), labels_of(archive, path)
     if not test.is_file():
         chosen = hold_out(len(images), split, every=10)
-        images, labels = images[chosen], labels[chosen]
-    return MemorySet(channels_first(images), torch.from_numpy(labels))
+        images, labels = images[chosen], None if labels is None else labels[chosen]
+    return MemorySet(images, labels, classes=() if labels is None else None)
+
+
+def images_of(archive: Mapping[str, Any], path: Path) -> Tensor:
+    """Return the images of an archive, uint8 [n, C, H, W], from its arr_0, uint8 [n, H, W, C] or [n, H, W].
+
+    Raises:
+        ValueError: if there is none or it is another array; says what to do about it.
+
+    """
+    if "arr_0" not in archive:
+        raise UserError(
+            f"{path} holds {', '.join(archive) or 'nothing'} and no arr_0: save it by np.savez(path, images, labels), images "
+            "uint8 [n, H, W, C]."
+        )
+    images = np.asarray(archive["arr_0"])
+    held, wanted = f"{path} holds arr_0 {images.dtype} {list(images.shape)}", "uint8 [n, H, W, C] with C = 1 to 4"
+    if images.ndim == 4 and images.shape[3] not in KINDS and images.shape[1] in KINDS:
+        raise UserError(f"{held}, channels first: images must be {wanted}; save images.transpose(0, 2, 3, 1).")
+    if images.ndim == 3 and images.shape[2] == 3:
+        raise UserError(f"{held}, one image: images must be {wanted}; save image[None].")
+    if images.ndim not in (3, 4) or images.shape[3:] not in ((), *((count,) for count in KINDS)) or 0 in images.shape:
+        raise UserError(f"{held}: images must be bytes 0..255, {wanted}, or grey ones [n, H, W].")
+    if images.dtype != np.uint8:
+        raise UserError(
+            f"{held}: images must be bytes 0..255, {wanted}; scale to 0..255, round and save them as uint8."
+        )
+    return channels_first(images)
+
+
+def labels_of(archive: Mapping[str, Any], path: Path) -> Tensor | None:
+    """Return the labels of an archive's images, int64 [n], from its arr_1; None where it has none.
+
+    Raises:
+        ValueError: if they are not one whole number, 0 or more, for each image.
+
+    """
+    if "arr_1" not in archive:
+        return None
+    labels, n = np.asarray(archive["arr_1"]), len(archive["arr_0"])
+    held = f"{path} holds labels arr_1 {labels.dtype} {list(labels.shape)}"
+    if labels.shape not in ((n,), (n, 1)):
+        raise UserError(f"{held} for {n} images: give one number for each, [{n}].")
+    if labels.dtype.kind not in "biuf":
+        raise UserError(f"{held}: number the classes from 0, as np.unique(labels, return_inverse=True)[1] does.")
+    numbers = labels.reshape(n).astype(np.float64)  # exact below 2^53
+    wrong = numbers[~((numbers >= 0) & (numbers < 2**31) & (numbers == np.floor(numbers)))]  # nan too
+    if len(wrong):
+        raise UserError(f"{held}, {wrong[0]:g} among them: number the classes by whole numbers from 0.")
+    return torch.from_numpy(numbers.astype(np.int64))
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -124,7 +169,11 @@ def load_archive(path: Path) -> Mapping[str, Any]:
                 return _ArraysOnly(file, encoding="latin1").load()
             with np.load(file, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
-    except (OSError, EOFError, ValueError, TypeError, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except ValueError as error:
+        objects = "Object arrays" in str(error)
+        advice = "save arrays of numbers, images of one size as uint8 [n, H, W, C]" if objects else "get the file again"
+        raise UserError(f"Cannot read {path} ({error}): {advice}.") from error
+    except (OSError, EOFError, TypeError, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise UserError(f"Cannot read {path} ({error}): get the file again.") from error
 
 

@@ -1,7 +1,7 @@
 """One DataModule for every data set: which bytes reach which rank at which step."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -9,6 +9,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ddpm_lab.data.decoding import Background
 from ddpm_lab.data.memory import Batch, ImageSet, Mirrored, Part
 from ddpm_lab.data.splits import is_train
 from ddpm_lab.data.stream import EndlessBatches, OrderedBatches
@@ -90,6 +91,9 @@ class DataModule(lightning.LightningDataModule):
         seed: of the order of the training stream.
         first: train on so many images alone, chosen by seed 0 from all, to see a network learn them by heart; None: on all.
         inspect: whether a run tells at its start what is in the set.
+        classes: how the set names its classes, where it has a choice; they are counted then, if num_classes is None.
+        class_names: names of the classes in the order of their numbers, of a set that does not know them itself.
+        background: what the set composites transparent pixels over; None where it has no choice.
 
     Raises:
         ValueError: if a batch size is not positive, workers are no number, or channels are of no kind of image.
@@ -111,6 +115,9 @@ class DataModule(lightning.LightningDataModule):
         seed: int,
         first: int | None = None,
         inspect: bool = True,
+        classes: object = None,
+        class_names: Sequence[str] | None = None,
+        background: Background | None = None,
     ) -> None:
         super().__init__()
         for key, size in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
@@ -121,11 +128,13 @@ class DataModule(lightning.LightningDataModule):
         if channels not in KINDS:
             kinds = ", ".join(f"{count} ({kind})" for count, kind in KINDS.items())
             raise UserError(f"data.channels={channels} is of no image that can be shown: take one of {kinds}.")
-        self.name, self.image_size, self.channels, self.num_classes = name, image_size, channels, num_classes
+        self.name: str = name
+        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
         self.batch_size, self.test_batch_size, self.num_workers = batch_size, test_batch_size, num_workers
         self.mirror, self.seed, self.first, self.inspect = mirror, seed, first, inspect
+        self.classes, self.background = classes, background
+        self.class_names = None if class_names is None else tuple(class_names)
         self.dataset = dataset
-        self.declared = Declared(name, channels, image_size, num_classes)
         self._loaded: dict[str, ImageSet] = {}
         # The stream stood at sample `_samples` when the Trainer had processed `_batches` batches (None: not yet begun).
         self._samples = 0
@@ -134,13 +143,13 @@ class DataModule(lightning.LightningDataModule):
     # What there is
 
     def images(self, split: str) -> ImageSet:
-        """Return the images of a split, without flips; loaded at the first call.
+        """Return the images of a split, without flips; loaded at the first call, which tells the classes.
 
         Args:
             split: "train" or "test".
 
         Raises:
-            ValueError: if the set is empty or its images are not as declared, or the split is another.
+            ValueError: if the set is empty or its images or classes are not as declared, or the split is another.
 
         """
         is_train(split)
@@ -148,9 +157,51 @@ class DataModule(lightning.LightningDataModule):
             images = self.dataset(split=split)
             if len(images) == 0:
                 raise UserError(f"The {split} split of the data set {self.name} is empty.")
+            self.tell_classes(images)
             self.declared(images.__getitems__([0]))
             self._loaded[split] = images
         return self._loaded[split]
+
+    def tell_classes(self, images: ImageSet) -> None:
+        """Count and name the classes as a set of the data does.
+
+        Raises:
+            ValueError: if they are others than num_classes and class_names say.
+
+        """
+        # () where there are no labels, None where their names are not known.
+        found: Sequence[str] | None = getattr(images, "classes", None)
+        given = self.class_names
+        if found is None:
+            if given is not None and len(given) != self.num_classes:
+                raise UserError(
+                    f"data.class_names has {len(given)} names and data.num_classes is {self.num_classes}: name each class."
+                )
+            return
+        if self.num_classes is None and self.classes is not None:
+            self.num_classes = len(found)
+        names = ", ".join(found[:20]) + (", …" if len(found) > 20 else "")
+        if self.num_classes not in (None, len(found)):
+            what, advice = f"{len(found)} classes ({names})", f"set it to {len(found)}"
+            if not found:
+                what, advice = (
+                    "no labels",
+                    "set it to null, or name those of a folder of images with data.classes=folders",
+                )
+            raise UserError(
+                f"The data set {self.name} has {what} where the configuration declares data.num_classes={self.num_classes}: "
+                f"{advice}."
+            )
+        if given is not None and given != tuple(found):
+            raise UserError(
+                f"The data set {self.name} has the classes {names}, and data.class_names says {', '.join(given)}: leave it out."
+            )
+        self.class_names = tuple(found) if found and self.num_classes is not None else None
+
+    @property
+    def declared(self) -> Declared:
+        """What passes on a batch that is as the configuration declares."""
+        return Declared(self.name, self.channels, self.image_size, self.num_classes)
 
     def train_images(self, n: int, seed: int = 0) -> Batch:
         """Return n training images that the seed chooses, float32 [n, C, H, W] in [-1, 1], and their labels int64 [n].

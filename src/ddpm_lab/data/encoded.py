@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from ddpm_lab.data.decoding import Shape, decode, stack
+from ddpm_lab.data.decoding import Background, Shape, colour, decode, stack
 from ddpm_lab.data.facts import Facts, look
 from ddpm_lab.data.memory import Batch
 
@@ -14,17 +14,24 @@ class EncodedSet:
     """Images that `encoded` hands out as they are stored.
 
     Args:
-        channels: 1 or 3.
+        channels: 1 to 4.
         shape: cuts and scales a picture to the size of the set.
+        background: behind transparent pixels: white, black or [red, green, blue].
         classes: names of the classes in the order of their numbers; none where there are no labels, None: not known.
         notes: sentences for the owner of the set about what was passed over.
 
     """
 
     def __init__(
-        self, channels: int, shape: Shape, classes: Sequence[str] | None = None, notes: Sequence[str] = ()
+        self,
+        channels: int,
+        shape: Shape,
+        *,
+        background: Background = "white",
+        classes: Sequence[str] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
-        self.channels, self.shape = channels, shape
+        self.channels, self.shape, self.background = channels, shape, colour(background)
         self.classes = None if classes is None else tuple(classes)
         self.notes = tuple(notes)
 
@@ -72,5 +79,5 @@ class EncodedSet:
             ValueError: names the image that cannot be read.
 
         """
-        pictures = [self.shape(decode(self.file(i), self.name(i), self.channels)) for i in indices]
+        pictures = [self.shape(decode(self.file(i), self.name(i), self.channels, self.background)) for i in indices]
         return stack(pictures, [self.label(i) for i in indices])

@@ -47,7 +47,7 @@ def look(file: str | Path | IO[bytes], name: str) -> Facts:
             # Of a PNG without EXIF before its pixels Pillow would decode them all to look behind them.
             known = picture.format != "PNG" or "exif" in picture.info
             orientation = picture.getexif().get(ORIENTATION, 1) if known else 1
-            if orientation in TURNED:
+            if orientation in TURNED and picture.format != "TIFF":  # whose size Pillow tells as it is shown
                 width, height = height, width
             raw = [str(tile[3]) for tile in picture.tile]  # as the file has it: Pillow cuts colours of 16 bits to 8
             cut = picture.mode in MODES_OF_BYTES and any(";16" in mode for mode in raw)

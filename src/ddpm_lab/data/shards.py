@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ddpm_lab.data.decoding import Shape, centre_crop
 from ddpm_lab.data.encoded import EncodedSet
-from ddpm_lab.data.folder import SUFFIXES
+from ddpm_lab.data.listing import SUFFIXES
 from ddpm_lab.data.splits import is_train
 from ddpm_lab.errors import NoSuchFileError, UserError
 

@@ -119,7 +119,7 @@ def classifier(
     if num_classes is None or num_classes < 2:
         raise UserError(
             f"features=classifier learns to tell classes apart and {name} has {num_classes or 'no'} labelled classes: set "
-            "features=inception, or give the data set its classes (data.class_of=… for a folder of images)"
+            "features=inception, or give the data set its classes (data.classes=folders for a folder of images)"
         )
     recipe = Recipe(steps, batch_size, width, learning_rate, seed)
     if steps < 10 or batch_size < 2 or width < 8:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from ddpm_lab import runs
 from ddpm_lab.diffusion.classifier import Classifier
@@ -52,6 +52,21 @@ def build_module(config: DictConfig) -> Any:
     task.check(config)
     torch.manual_seed(mix(config.seed))
     return task.build(config)
+
+
+def count_classes(data: DictConfig, module: Any = None) -> None:
+    """Fill in what a data set itself tells: data.num_classes where they are to be counted, and data.class_names.
+
+    module: the set's DataModule, if there is one; else the set is read only where its classes are to be counted.
+    """
+    if module is None:
+        if data.num_classes is not None or data.get("classes") is None:
+            return
+        module = instantiate(data)
+    module.images("train")
+    with open_dict(data):
+        data.num_classes = module.num_classes
+        data.class_names = None if module.class_names is None else list(module.class_names)
 
 
 def load_run(run: str, weights: str | int) -> tuple[DictConfig, Denoiser, int]:
@@ -130,6 +145,8 @@ def channels_last(config: DictConfig) -> bool:
 def build_extractor(config: DictConfig, data: DictConfig | None, device: torch.device) -> Any:
     """The extractor that config.features names, for a data set or, where there is none, for any images."""
     source = instantiate(config.features)
+    if data is not None:
+        count_classes(data)
     train = None if data is None else instantiate(data.dataset)(split="train")
     name, num_classes = ("images", None) if data is None else (data.name, data.num_classes)
     return source(train, name=name, num_classes=num_classes, cache=Path(config.cache), device=device)

@@ -23,7 +23,7 @@ from ddpm_lab.errors import FolderInUseError, NoSuchFileError, UserError
 from ddpm_lab.folders import done, mark_done, mark_undone
 from ddpm_lab.jobs import SWEEP
 from ddpm_lab.tasks import cautions
-from ddpm_lab.tasks.building import build_module, set_threads
+from ddpm_lab.tasks.building import build_module, count_classes, set_threads
 from ddpm_lab.tasks.foreign import settle
 from ddpm_lab.tasks.inspecting import briefly, inspect
 
@@ -52,6 +52,7 @@ def fit(config: DictConfig) -> float:
     instantiate(config.task).check(config)
     checkpoint = _checkpoint_to_resume(config.resume, folder)
     data = instantiate(config.data)
+    count_classes(config.data, data)
     _count_epochs(config, len(data.images("train")))
     if str(config.trainer.precision) in ("16-mixed", "16") and "fused" in config.optimizer:
         # torch's fused optimizers unscale gradients themselves, after the clipping that needs them unscaled.

@@ -26,7 +26,7 @@ from ddpm_lab.networks.adm_unet import ADMUNet
 from ddpm_lab.networks.ho_unet import HoUNet
 from ddpm_lab.networks.noisy_classifier import NoisyClassifier
 from ddpm_lab.networks.super_resolution import SuperResolutionUNet
-from ddpm_lab.tasks.building import load_any, load_run
+from ddpm_lab.tasks.building import count_classes, load_any, load_run
 
 PRESETS = Path(__file__).parents[3] / "conf" / "network"
 
@@ -117,6 +117,8 @@ def load_model(config: DictConfig) -> tuple[DictConfig, Denoiser, int]:
         print("note: its labels all count as classes; data=… says which of them stands for none", flush=True)
     if config.data is not None:
         data = OmegaConf.create(OmegaConf.to_container(config.data, resolve=True))
+        assert isinstance(data, DictConfig)
+        count_classes(data)
     else:
         shape = {"image_size": source.image_size, "channels": source.channels}
         data = OmegaConf.create({"name": Path(path).stem, "num_classes": source.num_classes, **shape})

@@ -34,6 +34,8 @@ def inspect(config: DictConfig) -> None:
     """
     data: DataModule = instantiate(config.data)
     sets = [data.dataset(split=split) for split in ("train", "test")]
+    for images in sets:
+        data.tell_classes(images)
     found = [Split(len(images)) for images in sets]
     ended = _examine(data, sets, found)
     looked, total = sum(split.looked for split in found), sum(split.n for split in found)

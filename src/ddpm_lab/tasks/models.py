@@ -45,8 +45,11 @@ class DiffusionModel:
                 "weights are what they are; leave weighting=uniform, or set objective=simple or hybrid"
             )
         instantiate(config.objective).check(instantiate(config.variance))
-        if config.class_conditional and config.data.num_classes is None:
-            raise UserError(f"class_conditional=true needs labels, and data={config.data.name} has none")
+        if config.class_conditional and config.data.num_classes is None and config.data.get("classes") is None:
+            raise UserError(
+                f"class_conditional=true needs labels, and data={config.data.name} has none: declare how many classes there "
+                "are with data.num_classes=…, or name those of a folder of images with data.classes=folders (or prefix)"
+            )
         if not isinstance(config.label_dropout, (int, float)) or not 0 <= config.label_dropout < 1:
             raise UserError(f"label_dropout={config.label_dropout} is a probability: take 0 or more, and less than 1")
         if config.label_dropout > 0 and not config.class_conditional:
@@ -81,10 +84,12 @@ class ClassifierModel:
                 "task=classifier needs a network that ends in classes, such as network=classifier_tiny or classifier_small, "
                 f"and {config.network._target_.rsplit('.', 1)[-1]} ends in images"
             )
-        if config.data.num_classes is None or config.data.num_classes < 2:
+        counted_later = config.data.num_classes is None and config.data.get("classes") is not None
+        if not counted_later and (config.data.num_classes or 0) < 2:
             raise UserError(
                 f"task=classifier learns to tell classes apart and data={config.data.name} has "
-                f"{config.data.num_classes or 'no'} labelled classes"
+                f"{config.data.num_classes or 'no'} labelled classes: declare how many with data.num_classes=…, or name those "
+                "of a folder of images with data.classes=folders (or prefix)"
             )
         check_callbacks(config, ["SampleGrid", "BitsPerDimension", "GenerationMetrics"], "classifier", "classifier")
         given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
