@@ -8,6 +8,9 @@ import torch
 
 from ddpm_lab.callbacks import sample_grid
 from ddpm_lab.callbacks.sample_grid import SampleGrid
+from ddpm_lab.data.digits import digits
+from ddpm_lab.parts import part
+from ddpm_lab.pixels import to_uint8
 from ddpm_lab.samplers.ddim import DDIM
 from tests.callbacks.toy import data, known_false_alarms, module, trainer
 
@@ -24,10 +27,12 @@ def test_without_an_average_the_raw_weights_are_drawn_without_dropout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles: list[str] = []
+    drawn: list[torch.Tensor] = []
     draw = sample_grid.panels
 
     def panels(parts: list[tuple[str, torch.Tensor]], path: Path, columns: int | None = None) -> None:
         titles.extend(title for title, _ in parts)
+        drawn.extend(images for _, images in parts)
         draw(parts, path, columns)
 
     monkeypatch.setattr(sample_grid, "panels", panels)
@@ -35,6 +40,8 @@ def test_without_an_average_the_raw_weights_are_drawn_without_dropout(
     run = trainer(tmp_path, SampleGrid(str(tmp_path), DDIM(3), 4, 2), max_steps=4, limit_val_batches=0)
     run.fit(model, datamodule=data())
     assert titles == ["step 2: raw weights", "generated, step 4", "real digits, test split"]
+    # Beside them real images from all over the split, not the first folder's alone.
+    assert torch.equal(to_uint8(drawn[-1]), digits("test").images[part(299, 4, seed=0)])
     found = np.load(tmp_path / "samples.npz")["arr_0"]
     assert model.denoiser.network.training  # as it was
 

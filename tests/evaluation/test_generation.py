@@ -9,10 +9,10 @@ import torch.multiprocessing as mp
 from ddpm_lab.data.digits import digits
 from ddpm_lab.data.memory import MemorySet
 from ddpm_lab.evaluation.collect import collect
-from ddpm_lab.evaluation.generation import Samples, count_name, judge, protocol_of_reference, records, table
+from ddpm_lab.evaluation.generation import Samples, count_name, images_of, judge, protocol_of_reference, records, table
 from ddpm_lab.evaluation.reference import check_fit, reference_statistics
 from ddpm_lab.metrics.scores import FID, KID, InceptionScore, PrecisionRecall, Score, SpatialFID
-from ddpm_lab.metrics.statistics import Moments
+from ddpm_lab.metrics.statistics import Moments, Statistics
 from ddpm_lab.parts import part
 from ddpm_lab.pixels import to_rgb
 from ddpm_lab.samplers.ancestral import Ancestral
@@ -167,6 +167,17 @@ def test_beside_every_number_stands_its_protocol(tmp_path: Path) -> None:
     assert [row[0] for row in rows] == [s.name + "43" for s in scores]
     assert all(len(row) == len(columns) for row in rows)
     assert Samples(denoiser, Ancestral(), (1, 8, 8), 0, 10, CPU).steps == 40
+
+
+def test_references_say_of_which_images_they_are() -> None:
+    moments = Moments(torch.zeros(2), torch.eye(2))
+    for about, said in (
+        ({"n": 20, "of": 60, "images": "20 of 60, seed 1"}, "20 of 60, seed 1"),
+        ({"n": 20, "of": 60}, "the first 20 of 60, as an earlier version took them"),
+        ({"n": 60, "of": 60}, "all 60"),
+        ({}, None),  # a public evaluator's file
+    ):
+        assert images_of(Statistics(about.get("n", 0), moments, None, None, None, about)) == said
 
 
 def test_keys_carry_n() -> None:

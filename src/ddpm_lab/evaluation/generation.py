@@ -177,7 +177,7 @@ def protocol_of_reference(extractor: Extractor, reference: Statistics, batch_siz
     return {
         "reference": split,
         "reference_n": reference.n or None,
-        "reference_images": _images_of(reference),
+        "reference_images": images_of(reference),
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
         "resize": extractor.resize,
@@ -185,7 +185,7 @@ def protocol_of_reference(extractor: Extractor, reference: Statistics, batch_siz
     }
 
 
-def _images_of(reference: Statistics) -> str | None:
+def images_of(reference: Statistics) -> str | None:
     """Which images of its source the statistics are of; None where the file does not say."""
     about = reference.about
     if "images" in about or "of" not in about:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from ddpm_lab import ranks, runs
 from ddpm_lab.data.images import read_images
 from ddpm_lab.errors import UserError
-from ddpm_lab.evaluation.generation import Samples, judge, protocol_of_reference
+from ddpm_lab.evaluation.generation import Samples, images_of, judge, protocol_of_reference
 from ddpm_lab.evaluation.reference import check_fit, reference_statistics
 from ddpm_lab.evaluation.report import Report
 from ddpm_lab.metrics.features import Extractor
@@ -151,6 +151,13 @@ def _references(
     extractor = build_extractor(config, data, device)
     if config.reference is not None and holds_moments(Path(config.reference)):
         statistics = load_statistics(Path(config.reference))
+        about = statistics.about
+        if ranks.first() and "images" not in about and about.get("n", 0) < about.get("of", 0):
+            print(
+                f"note: {config.reference} is of {images_of(statistics)}, which of sorted files stand for some classes alone; "
+                "make it anew with: python evaluate.py stats data=… n=… out=…",
+                flush=True,
+            )
     else:
         if config.reference is not None:
             source, split, images = Path(config.reference).name, "whole", read_images(config.reference)
