@@ -22,6 +22,7 @@ from ddpm_lab.errors import UserError
 from ddpm_lab.folders import done, keep_command, mark_done, mark_undone
 from ddpm_lab.jobs import SWEEP
 from ddpm_lab.tasks import cautions
+from ddpm_lab.tasks.arguments import check_trainer
 from ddpm_lab.tasks.building import build_module, set_threads
 from ddpm_lab.tasks.foreign import settle
 from ddpm_lab.tasks.inspecting import briefly, inspect
@@ -53,6 +54,7 @@ def fit(config: DictConfig) -> float:
             f"trainer.precision={config.trainer.precision}: images and weights are float32 here; take 32-true, 16-mixed or "
             "bf16-mixed"
         )
+    check_trainer(config.trainer)
     instantiate(config.task).check(config)
     checkpoint = resuming.checkpoint_to_resume(config.resume, folder)
     data = instantiate(config.data)
@@ -197,3 +199,4 @@ def _count_epochs(config: DictConfig, images: int) -> None:
             passes = math.ceil(epochs * images / batch)
             config.trainer.max_steps = passes if steps in (None, -1) else min(passes, steps)
         config.trainer.max_epochs = -1
+        config.trainer.min_epochs = 0  # with min_steps Lightning would wait for the end of a first epoch

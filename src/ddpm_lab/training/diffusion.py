@@ -148,9 +148,10 @@ class Diffusion(lightning.LightningModule):
         self.val_means.add(losses, quartile=4 * (t - 1) // T)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all ranks' images."""
+        """Log the means over all ranks' images; those of a sanity check are of too few."""
         metrics = {f"val/{name}": value for name, value in self.val_means.flush(self._sum_over_ranks).items()}
-        self._log(metrics)
+        if not self.trainer.sanity_checking:
+            self._log(metrics)
         self.log_dict(metrics, logger=False)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
