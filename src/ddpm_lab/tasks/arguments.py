@@ -20,10 +20,22 @@ FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "overfit_batches": ((0,), "take debug=overfit, or data.first=…: so many images over and over"),
     "fast_dev_run": ((False,), "take debug=one_batch: two steps, and everything that a run ends with"),
-    "limit_test_batches": ((None,), "training tests nothing by batches: callbacks.bits_per_dim.bound.images=… says on how many"),
-    "limit_predict_batches": ((None,), "training predicts nothing: callbacks.sample_grid.n=… says how many images are drawn"),
-    "use_distributed_sampler": ((False,), "the ranks have been dealt their share of each batch, and a second time would be wrong"),
-    "enable_checkpointing": ((False,), "checkpoints are made by callbacks.checkpoint: checkpoint.every=… and checkpoint.keep=…"),
+    "limit_test_batches": (
+        (None,),
+        "training tests nothing by batches: callbacks.bits_per_dim.bound.images=… says on how many",
+    ),
+    "limit_predict_batches": (
+        (None,),
+        "training predicts nothing: callbacks.sample_grid.n=… says how many images are drawn",
+    ),
+    "use_distributed_sampler": (
+        (False,),
+        "the ranks have been dealt their share of each batch, and a second time would be wrong",
+    ),
+    "enable_checkpointing": (
+        (False,),
+        "checkpoints are made by callbacks.checkpoint: checkpoint.every=… and checkpoint.keep=…",
+    ),
     "enable_progress_bar": ((True, False), "say true or false"),
     "enable_autolog_hparams": ((False,), "every logger is given the whole configuration anyway"),
     "barebones": ((False,), "it forbids what a run folder is made by; take debug=profile to see where the time goes"),
@@ -43,7 +55,9 @@ def check_trainer(trainer: DictConfig) -> None:
         if isinstance(value, int) and value < least:
             raise UserError(f"trainer.{name}={value} must be at least {least}")
     if trainer.get("max_steps") == 0 or trainer.get("max_epochs") == 0:
-        raise UserError("trainer.max_steps=0 or max_epochs=0 trains nothing: take sample.py or evaluate.py for a finished run")
+        raise UserError(
+            "trainer.max_steps=0 or max_epochs=0 trains nothing: take sample.py or evaluate.py for a finished run"
+        )
     strategy = trainer.get("strategy")
     if isinstance(strategy, str) and strategy not in STRATEGIES:
         raise UserError(
