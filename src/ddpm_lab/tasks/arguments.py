@@ -7,11 +7,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ddpm_lab.errors import UserError
+from ddpm_lab.tasks.comparing import shown
 
 ENDLESS = "the stream of training images has no end and no epochs"
 # Argument: the values that it may have, and what a person who sets another is to know.
 FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "min_epochs": ((None, 0), f"{ENDLESS}: take trainer.min_steps"),
+    "min_epochs": ((None, 0), f"{ENDLESS}; only trainer.max_time ends it before max_steps"),
+    "min_steps": ((None,), "past trainer.max_time Lightning would validate after every batch; give max_time alone"),
     "check_val_every_n_epoch": ((None,), f"{ENDLESS}: trainer.val_check_interval counts batches"),
     "reload_dataloaders_every_n_epochs": ((0,), f"{ENDLESS} after which it could be loaded anew"),
     "limit_train_batches": (
@@ -49,7 +51,7 @@ def check_trainer(trainer: DictConfig) -> None:
     """Raise ValueError, naming what to take instead, for an argument that a run cannot take."""
     for name, (allowed, instead) in FIXED.items():
         if name in trainer and not any(trainer[name] is value or trainer[name] == value for value in allowed):
-            raise UserError(f"trainer.{name}={trainer[name]} has no place in a run here: {instead}")
+            raise UserError(f"trainer.{name}={shown(trainer[name])} has no place in a run here: {instead}")
     for name, least in (("accumulate_grad_batches", 1), ("val_check_interval", 1), ("log_every_n_steps", 0)):
         value = trainer.get(name)
         if isinstance(value, int) and value < least:

@@ -15,7 +15,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from ddpm_lab import runs
 from ddpm_lab.errors import UserError
@@ -94,13 +94,13 @@ def fit(config: DictConfig) -> float:
         logger=loggers,
         plugins=[DirectCheckpointIO(), *(instantiate(config.trainer.plugins) or [])],
     )
-    plain = OmegaConf.to_container(config, resolve=True)
     for logger in loggers:
-        logger.log_hyperparams({**plain, "provenance": provenance})  # type: ignore[dict-item]
+        logger.log_hyperparams({**module.kept["config"], "provenance": provenance})
     parameters = sum(p.numel() for p in module.denoiser.network.parameters())
+    steps = config.trainer.max_steps
     say(
         f"{parameters / 1e6:.2f}M parameters, {len(data.images('train'))} images of {data.name}, global batch "
-        f"{data.batch_size * config.trainer.accumulate_grad_batches}, {config.trainer.max_steps} steps"
+        f"{data.batch_size * config.trainer.accumulate_grad_batches}, {steps if steps > 0 else 'no end of'} steps"
         + (f", resumed at step {step}" if checkpoint else "")
         + f" -> {folder}"
     )
@@ -110,6 +110,8 @@ def fit(config: DictConfig) -> float:
         say(f"warning: {sentence}")
     idle = never_bind(config.ema_rates, config.trainer.max_steps) if config.ema_warmup else None
     if idle is not None and config.trainer.max_steps > 0:
+    idle = never_bind(config.ema_rates, steps) if config.ema_warmup and steps > 0 else None
+    if idle is not None:
         say(idle)
     start = time.perf_counter()
     status = "failed"
@@ -199,4 +201,3 @@ def _count_epochs(config: DictConfig, images: int) -> None:
             passes = math.ceil(epochs * images / batch)
             config.trainer.max_steps = passes if steps in (None, -1) else min(passes, steps)
         config.trainer.max_epochs = -1
-        config.trainer.min_epochs = 0  # with min_steps Lightning would wait for the end of a first epoch
