@@ -1,6 +1,5 @@
 """What a run says of its own progress: the bar, the time to come, the files that there will not be."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,54 @@ from tests.callbacks.toy import known_false_alarms, module, stream, trainer
 pytestmark = known_false_alarms
 
 
-class Pause(Periodic):
-    """Takes its time."""
+class Clock:
+    """In the place of the module time: it stands still unless it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    monotonic = perf_counter
+
+
+class Work(Periodic):
+    """A step takes 2 seconds, and what comes after every other one 100 more."""
 
     every = 2
 
+    def __init__(self, clock: Clock, stop: int | None = None) -> None:
+        self.clock, self.stop = clock, stop
+
+    def on_before_zero_grad(self, *_: Any) -> None:
+        self.clock.now += 2
+
     def on_period(self, trainer: lightning.Trainer, module: Diffusion) -> None:
-        time.sleep(0.2)
+        self.clock.now += 100
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        super().on_train_batch_end(trainer, *rest)
+        trainer.should_stop = trainer.global_step == self.stop
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_expected_time_is_that_of_the_steps_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], accumulate: int
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, accumulate: int
 ) -> None:
-    class Stop(lightning.Callback):
-        def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-            trainer.should_stop = trainer.global_step == 30
-
-    class Slow(lightning.Callback):
-        def on_before_zero_grad(self, *_: Any) -> None:
-            time.sleep(0.01)
-
-    options = {"max_steps": 1_000_000, "accumulate_grad_batches": accumulate, "limit_val_batches": 0}
-    trainer(tmp_path, Pause(), ExpectedTime(), Slow(), Stop(), **options).fit(module(), stream())
+    clock = Clock()
+    monkeypatch.setattr("ddpm_lab.training.stopwatch.time", clock)
+    options = {
+        "max_steps": 1_800,
+        "accumulate_grad_batches": accumulate,
+        "limit_val_batches": 0,
+        "log_every_n_steps": 3,
+    }
+    run = trainer(tmp_path, Work(clock, stop=30), ExpectedTime(), **options)
+    run.fit(module(), stream())
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("about ")]
-    assert line.endswith(" for the remaining 999,978 steps (measured over 20)")
-    hours = int(line.split()[1]) * {"h": 1, "d": 24}[line.split()[2]]
-    assert hours < 20 * accumulate  # with the pauses 28 and more
+    left = 1_788 if accumulate == 1 else 1_789  # 20 seconds come before 20 steps; the first batch begins the clock
+    assert line == f"about 1 h 0 min for the remaining {left:,} steps (measured over 10)"
 
 
 def test_a_short_time_is_not_worth_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,14 +77,18 @@ def test_durations() -> None:
 
 
 def test_the_bar_is_drawn_every_second_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 100_000))
-    monkeypatch.setattr("ddpm_lab.callbacks.progress.time.monotonic", lambda: next(clock) * 0.25)
-    bar = StepBar()
-    drawn: list[int] = []
+    clock = Clock()
+    monkeypatch.setattr("ddpm_lab.callbacks.progress.time", clock)
+    clock.now = 100.0
+    bar, drawn = StepBar(), []
     monkeypatch.setattr(bar, "get_metrics", lambda *_: drawn.append(bar.train_progress_bar.n) or {})
-    run = trainer(tmp_path, bar, max_steps=10, limit_val_batches=0, enable_progress_bar=True)
+    run = trainer(tmp_path, Work(clock), bar, max_steps=4, limit_val_batches=0, enable_progress_bar=True)
     run.fit(module(), stream())
-    assert drawn == [4, 8, 10]
+    assert drawn[:4] == [1, 2, 3, 4]
+    bar.SECONDS, clock.now, drawn[:] = 500.0, 1000.0, []  # of four steps and their pauses
+    run = trainer(tmp_path, Work(clock), bar, max_steps=14, limit_val_batches=0, enable_progress_bar=True)
+    run.fit(module(), stream())
+    assert drawn[:3] == [1, 10, 14]
 
 
 @pytest.mark.parametrize(
