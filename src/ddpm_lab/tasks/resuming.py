@@ -70,12 +70,13 @@ def kept_in_checkpoints(config: DictConfig, images: Images) -> dict[str, Any]:
     return {"config": OmegaConf.to_container(config, resolve=True), "images_sha256": fingerprint(images, 32)}
 
 
-def check(path: Path, module: Diffusion, allowed: Sequence[str]) -> Continuation:
+def check(path: Path, module: Diffusion, allowed: Sequence[str] | str) -> Continuation:
     """How the module goes on from a checkpoint, said in a line where it is otherwise than before.
 
     allowed: of MEANING and "optimizer", the options whose change is meant. Raises
     ValueError for any other change of what the model is, and for a checkpoint of a model of other shapes.
     """
+    allowed = [allowed] if isinstance(allowed, str) else list(allowed)
     unknown = [name for name in allowed if name not in (*MEANING, "optimizer")]
     if unknown:
         raise UserError(
