@@ -108,8 +108,6 @@ def fit(config: DictConfig) -> float:
         say(briefly(config, data))
     for sentence in cautions.of_training(module.denoiser, data, callbacks):
         say(f"warning: {sentence}")
-    idle = never_bind(config.ema_rates, config.trainer.max_steps) if config.ema_warmup else None
-    if idle is not None and config.trainer.max_steps > 0:
     idle = never_bind(config.ema_rates, steps) if config.ema_warmup and steps > 0 else None
     if idle is not None:
         say(idle)
