@@ -47,6 +47,10 @@ def fit(config: DictConfig) -> float:
     _hush()
     if config.inspect:
         return _inspect(config)
+    first = _is_first_process()
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else os.environ.get(SWEEP)
+    if first and sweep and not (folder / ".hydra").exists():
+        keep_command(folder, composed)  # a sweep's report counts its jobs by these, failed ones too
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
     if str(config.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
@@ -74,11 +78,7 @@ def fit(config: DictConfig) -> float:
         if done(folder) == step and 0 <= config.trainer.max_steps <= step:
             say(f"{folder} is complete, with {step} steps; a greater trainer.max_steps would train on")
             return metrics.get(config.optimized_metric, math.nan)
-    first = _is_first_process()
     provenance = runs.provenance_of(folder, list(hydra_config.overrides.task)) if first else {"id": None}
-    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else os.environ.get(SWEEP)
-    if first and sweep and not (folder / ".hydra").exists():
-        keep_command(folder, composed)  # its report counts the jobs by these
 
     def begin() -> None:
         """Only now, when nothing can be refused any more, does the folder become that of this session."""
