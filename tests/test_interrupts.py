@@ -174,15 +174,6 @@ def test_the_end_phase_is_made_up_for(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-def test_a_changed_optimizer_is_told_of(trained: Path, tmp_path: Path) -> None:
-    last = trained / "checkpoints" / "last.ckpt"
-    options = [*QUICK, "logger=csv", "trainer.max_steps=7", f"resume={last}"]
-    other = run("train", *options, "optimizer.lr=0.01", "optimizer.betas=[0.9,0.99]", f"hydra.run.dir={tmp_path}/a")
-    assert "keeps the checkpoint's optimizer.lr=0.002, optimizer.betas=[0.9, 0.999] and not lr=0.01" in other
-    assert checkpoint(tmp_path / "a")["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.002
-    assert "warning" not in run("train", *options, f"hydra.run.dir={tmp_path}/b")
-
-
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true"])
 def test_a_precision_of_the_weights_is_refused(tmp_path: Path, precision: str) -> None:
     output = run("train", *QUICK, f"trainer.precision={precision}", f"hydra.run.dir={tmp_path}/run", expect=1)

@@ -82,9 +82,12 @@ def test_a_job_of_two_ranks_that_fails_does_not_cost_the_others(tmp_path: Path) 
 def test_the_same_command_goes_on_in_its_folder(tmp_path: Path) -> None:
     options = [*QUICK, "logger=csv", "trainer.max_steps=2"]
     assert "no folder of the same command" in run("train", *options, "resume=last", cwd=tmp_path, expect=1)
-    run("train", *options, "resume=auto", cwd=tmp_path)
+    assert not list((tmp_path / "outputs" / "digits").iterdir())
+    output = run("train", *options, "resume=auto", cwd=tmp_path)
+    assert "resume=auto found nothing to go on with and starts anew: there is no run in " in output
     (folder,) = (tmp_path / "outputs" / "digits").glob("*/DONE")
-    run("train", *options, "schedule=linear", cwd=tmp_path)
+    output = run("train", *options, "schedule=linear", "resume=auto", cwd=tmp_path)
+    assert f"the newest, {folder.parent.name}, differs in schedule=linear here" in output
     assert f"{folder.parent.name} is complete" in run("train", *options, "resume=last", cwd=tmp_path)
     assert f"{folder.parent.name} is finished" in run("train", *options, "skip_finished=true", cwd=tmp_path)
     assert len(list((tmp_path / "outputs" / "digits").iterdir())) == 2

@@ -29,6 +29,8 @@ from ddpm_lab.folders import (
     done,
     folder_of_a_job,
     folder_of_this_command,
+    is_empty,
+    leave_nothing,
     remember_command_line,
     stamp,
     swept,
@@ -62,6 +64,7 @@ def door(config_name: str, task: str, *also: str) -> None:
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         folder = Path(HydraConfig.get().runtime.output_dir)
         note = folder / "error.txt"  # of a sweep's job, for the table at the end
+        new = is_empty(folder) and not sweep and SWEEP not in os.environ
         try:
             if config.get("skip_finished") and done(folder) is not None:
                 print(f"{folder} is finished, with {done(folder)} steps: skipped", flush=True)
@@ -81,6 +84,9 @@ def door(config_name: str, task: str, *also: str) -> None:
             if not sweep:
                 sys.exit(1)
             return math.nan  # the other jobs go on
+        finally:
+            if new:
+                leave_nothing(folder)
 
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ddpm_lab.errors import UserError
 
@@ -43,6 +46,46 @@ def folder_of_this_command(new: str) -> str:
         return new
     newest = max(equal, key=lambda path: path.stat().st_mtime)
     return str(newest.parents[0 if sweep else 1])
+
+
+def why_new(folder: Path) -> str:
+    """Why a command that asked to go on has nothing to go on with in its folder."""
+    record = folder / ".hydra" / "overrides.yaml"
+    arguments = command_line()[1:]
+    if record.is_file() or any(argument.startswith(("hydra.run.", "hydra.sweep.")) for argument in arguments):
+        return f"{folder} holds no checkpoint"
+    beside = sorted(folder.parent.glob("*/.hydra/overrides.yaml"), key=lambda path: path.stat().st_mtime)
+    if not beside:
+        return f"there is no run in {folder.parent}"
+    mine, its = (_what_matters(o) for o in (HydraConfig.get().overrides.task, overrides_of(beside[-1])))
+    differs = [f"{o} here" for o in sorted(mine - its)] + [f"{o} there" for o in sorted(its - mine)]
+    more = f" and {len(differs) - 4} more" if len(differs) > 4 else ""
+    return (
+        f"none of the {len(beside)} runs in {folder.parent} is of the same command (the newest, {beside[-1].parents[1].name}, "
+        f"differs in {', '.join(differs[:4])}{more}); hydra.run.dir=… names one"
+    )
+
+
+def keep_command(folder: Path, composed: DictConfig) -> None:
+    """Write what Hydra has composed, its own settings and the overrides to .hydra, as it does where it may write at once."""
+    record = folder / ".hydra"
+    record.mkdir(exist_ok=True)
+    OmegaConf.save(composed, record / "config.yaml")
+    OmegaConf.save(HydraConfig.instance().cfg, record / "hydra.yaml")
+    OmegaConf.save(HydraConfig.get().overrides.task, record / "overrides.yaml")
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether there is nothing in it."""
+    return not any(folder.iterdir())
+
+
+def leave_nothing(folder: Path) -> None:
+    """Take a folder away that was empty when this command began, and in which it has done no more than prepare its work."""
+    later_rank = any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
+    prepared = {"scalars.csv", "wandb", "tensorboard"}  # by a run whose first step has not come
+    if not later_rank and folder.is_dir() and folder.resolve() != Path.cwd() and set(os.listdir(folder)) <= prepared:
+        shutil.rmtree(folder)
 
 
 def stamp(now: str) -> str:
@@ -96,9 +139,10 @@ def done(folder: Path) -> int | None:
         return None
 
 
-def _what_matters(overrides: object) -> set[str]:
+def _what_matters(overrides: Iterable[str]) -> set[str]:
     """The overrides but for Hydra's own and those that say whether to go on."""
-    return {o for o in overrides if not o.startswith(("hydra.", "hydra/", "resume=", "skip_finished="))}  # type: ignore[attr-defined]
+    others = ("hydra.", "hydra/", "resume=", "allow_changes=", "skip_finished=")
+    return {override for override in overrides if not override.startswith(others)}
 
 
 def overrides_of(record: Path) -> list[str]:

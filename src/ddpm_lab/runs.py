@@ -1,7 +1,8 @@
 """A run folder: what a training run leaves behind, and how the other doors find their way in it.
 
 config.yaml       every option, resolved            checkpoints/last.ckpt, best.ckpt
-provenance.json   overrides, versions, git commit   metrics.json  the numbers at the end
+configs/          those of before a resume          metrics.json  the numbers at the end
+provenance.json   overrides, versions, git commit
 scalars.csv       every scalar: step,name,value     samples.png, samples/  pictures
 DONE              the steps of a finished run
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ddpm_lab.errors import NoSuchFileError, UserError
 
@@ -58,26 +59,69 @@ def commit() -> str:
     return revision.stdout.strip()
 
 
-def record_provenance(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Write provenance.json, keeping the run's id where it has one already, and return it."""
-    path = folder / "provenance.json"
-    previous = json.loads(path.read_text()) if path.exists() else {}
-    provenance = {
-        "id": previous.get("id", uuid.uuid4().hex[:8]),
+def provenance_of(folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """Where this session of the folder's run comes from, under the run's id where it has one already."""
+    return {
+        "id": _read_json(folder / "provenance.json").get("id", uuid.uuid4().hex[:8]),
         "overrides": overrides,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
     }
-    write_json(path, provenance)
-    return provenance
+
+
+def record_session(
+    folder: Path,
+    config: DictConfig,
+    provenance: dict[str, Any],
+    step: int,
+    checkpoint: Path | None,
+    before: dict[str, Any] | None,
+) -> None:
+    """Write config.yaml and provenance.json of a session that begins at `step`, and keep what was there.
+
+    Another configuration of before, the folder's own or that of a checkpoint from elsewhere, becomes configs/until_step_….yaml;
+    provenance.json has the newest session's entries and, under "sessions", all of them.
+    """
+    path = folder / "config.yaml"
+    if path.is_file():
+        before = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+    if before is not None and _what_trains(before) != _what_trains(OmegaConf.to_container(config, resolve=True)):
+        kept, again = folder / "configs" / f"until_step_{step:08d}.yaml", 1
+        while kept.exists():
+            kept, again = kept.with_name(f"until_step_{step:08d}-{again}.yaml"), again + 1
+        kept.parent.mkdir(exist_ok=True)
+        OmegaConf.save(before, kept)
+    partial = folder / "config.yaml.partial"
+    OmegaConf.save(config, partial, resolve=True)
+    partial.replace(path)
+    previous = _read_json(folder / "provenance.json")
+    session = {"step": step, "checkpoint": checkpoint and str(checkpoint)} | {
+        k: v for k, v in provenance.items() if k != "id"
+    }
+    earlier = previous.pop("sessions", None) or [{k: v for k, v in previous.items() if k != "id"}] * bool(previous)
+    write_json(folder / "provenance.json", {**provenance, "sessions": [*earlier, session]})
+
+
+def _what_trains(config: Any) -> dict[str, Any]:
+    """A configuration but for how it was told to go on."""
+    return {key: value for key, value in config.items() if key not in ("resume", "allow_changes", "skip_finished")}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Its content, nothing if there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoints/last*.ckpt, or None; never a last.ckpt.partial, which a crash may leave."""
+    """checkpoints/last.ckpt, else the newest last*.ckpt, or None; never a last.ckpt.partial, which a crash may leave.
+
+    Times come second: a copy of a folder has others.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
     found = sorted((folder / "checkpoints").glob("last*.ckpt"), key=os.path.getmtime)
-    return found[-1] if found else None
+    return last if last in found else found[-1] if found else None
 
 
 def sound_checkpoint(folder: Path) -> Path | None:
@@ -118,11 +162,16 @@ def checked_run(folder: str | Path) -> Path:
 
 
 def load_config(folder: Path) -> DictConfig:
-    """The run's config.yaml; options that runs of earlier versions do not have get the value that they had in effect."""
-    earlier = {"task": {"name": "diffusion"}, "label_dropout": 0.0}
-    config = OmegaConf.merge(earlier, OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(config, DictConfig)
-    return config
+    """The run's config.yaml, complete."""
+    return complete(OmegaConf.load(folder / "config.yaml"))
+
+
+def complete(config: DictConfig | ListConfig) -> DictConfig:
+    """A run's configuration in which options that earlier versions did not have get the value that they had in effect."""
+    earlier = {"task": {"name": "diffusion"}, "label_dropout": 0.0, "ema_warmup": True}
+    merged = OmegaConf.merge(earlier, config)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def output_folder(run: str | None, pretrained: str | None, samples: str | None = None) -> Path:

@@ -215,3 +215,14 @@ def test_a_weighting_that_plays_no_part_is_refused() -> None:
 def test_weightings_reach_the_objective(objective: str, weighting: str) -> None:
     module = build_module(composed(f"objective={objective}", f"weighting={weighting}", *SMALL))
     assert module.objective.weighting.func.__name__ == weighting
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_says_how_its_averages_begin(recipe: str) -> None:
+    """As the paper's code does; for so few steps that a constant rate would keep the initial weights, with warm-up."""
+    config = composed(f"experiments={recipe}")
+    assert "ema_warmup:" in (ROOT / "experiments" / f"{recipe}.yaml").read_text()
+    if recipe.startswith(("ho2020/", "nichol2021/cifar10", "nichol2021/imagenet64")):
+        assert not config.ema_warmup
+    if not config.ema_warmup:
+        assert max(config.ema_rates) ** config.trainer.max_steps < 0.001

@@ -1,5 +1,6 @@
 """The LightningModule in real Trainers: clipping, formats, dropout, the clock."""
 
+import copy
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm_lab.seeds import reseed
 from ddpm_lab.training.diffusion import evaluating
-from ddpm_lab.training.ema import EMA
+from ddpm_lab.training.ema import EMA, binds_from, never_bind
 from ddpm_lab.training.means import Means, widest
 from ddpm_lab.training.stopwatch import Stopwatch
 from tests.callbacks.toy import known_false_alarms, module, stream, trainer
@@ -195,3 +196,33 @@ def test_the_means_can_do_without_float64(monkeypatch: pytest.MonkeyPatch) -> No
         assert means.sums is not None
         means.restore(means.sums.clone(), torch.device("cpu"))
         assert means.flush(lambda sums: sums) == expected
+
+
+def test_a_rate_binds_from_where_the_warm_up_reaches_it() -> None:
+    for rate, n in ((0.999, 8990), (0.9999, 89990), (0.9, 80), (0.5, 8), (0.1, 0), (0.0, 0)):
+        assert binds_from(rate) == n
+        ema = EMA(torch.nn.Linear(1, 1), rate)
+        for updates in {n, max(n - 1, 0)}:
+            ema.updates = updates
+            live = copy.deepcopy(ema.network)
+            with torch.no_grad():
+                live.weight.add_(1)
+            before = ema.network.weight.clone()
+            ema.update(live)
+            decay = 1 - float(ema.network.weight - before)  # of a step of 1
+            assert decay == pytest.approx(rate if updates >= n else (1 + updates) / (10 + updates), abs=1e-6)
+    assert never_bind([0.9, 0.999], 8991) is None
+    told = never_bind([0.9, 0.995, 0.9999], 1365)
+    assert told is not None
+    assert "ema_rates 0.995, 0.9999 have no effect in 1,365 steps, and their averages are the same" in told
+    assert "until step 1,790, 89,990;" in told
+
+
+def test_without_warm_up_the_rate_is_constant() -> None:
+    live = torch.nn.Linear(1, 1)
+    ema = EMA(live, 0.9, warmup=False)
+    before = live.weight.detach().clone()
+    with torch.no_grad():
+        live.weight.add_(1)
+    ema.update(live)
+    torch.testing.assert_close(ema.network.weight, before + 0.1)

@@ -53,6 +53,7 @@ class Checkpoint(lightning.Callback):
         self.interrupted: int | None = None
         self.ended = False
         self._seen: dict[str, Tensor] = {}
+        self._told: set[str] = set()  # files of `best` of which it has been said that there will be none
         self._max_steps: int | None = None
         self._handlers: dict[int, Any] = {}
 
@@ -85,6 +86,12 @@ class Checkpoint(lightning.Callback):
             self.saved_at = trainer.global_step
         for number in self._handlers:
             signal.signal(number, self._ask_to_stop)
+        assert isinstance(pl_module, Diffusion)
+        why = _no_validation(trainer, pl_module.batches_done)
+        for name in self.best if why else ():
+            if self.best[name].startswith("val/") and name not in self.least:
+                say(f"note: there will be no {name}: {why}")
+                self._told.add(name)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
@@ -109,6 +116,8 @@ class Checkpoint(lightning.Callback):
         if trainer.global_step != self.saved_at:
             self._save(trainer, pl_module, "last.ckpt")
         self._leave_if_asked(trainer, pl_module)
+        for name in self.best.keys() - self.least.keys() - self._told:
+            say(f"note: there is no {name}: {self.best[name]} has not been measured")
         self.ended = True
 
     def on_save_checkpoint(
@@ -198,6 +207,17 @@ class Checkpoint(lightning.Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+def _no_validation(trainer: lightning.Trainer, batches_done: int) -> str | None:
+    """Why a run that has begun will not be validated any more; None if it will, or nobody can say."""
+    every = trainer.val_check_batch
+    if not trainer.enable_validation or every == math.inf:
+        return "trainer.limit_val_batches or val_check_interval leaves validation out"
+    end = trainer.max_steps * trainer.accumulate_grad_batches
+    if end < 0 or not isinstance(every, int) or end // every > batches_done // every:
+        return None
+    return f"validation comes every {every:,} batches (trainer.val_check_interval), and the run ends after {end:,}"
 
 
 def _requeue() -> None:

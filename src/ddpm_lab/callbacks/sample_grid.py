@@ -56,13 +56,12 @@ class SampleGrid(Periodic):
         denoisers = {"raw weights": module.denoiser}
         if len(module.emas):
             denoisers["averaged weights"] = module.averaged()
-        with module.stopwatch.paused():
-            drawn = [(f"step {step}: {name}", self._draw(module, d)) for name, d in denoisers.items()]
-            if trainer.is_global_zero:
-                path = self.folder / "samples" / f"step_{step:08d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                panels(drawn, path, self._columns(module))
-                log_picture(trainer, "samples", path)
+        drawn = [(f"step {step}: {name}", self._draw(module, d)) for name, d in denoisers.items()]
+        if trainer.is_global_zero:
+            path = self.folder / "samples" / f"step_{step:08d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            panels(drawn, path, self._columns(module))
+            log_picture(trainer, "samples", path)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Draw the last grid, beside real images of the test split."""

@@ -73,13 +73,13 @@ def as_rgb(images: Tensor) -> Tensor:
     return to_rgb(images)
 
 
-def fingerprint(images: Images) -> str:
-    """SHA-256 of what a set is: its length, its images' shape, and 256 images spread evenly over it with their labels.
+def fingerprint(images: Images, most: int = 256) -> str:
+    """SHA-256 of what a set is: its length, its images' shape, and `most` images spread evenly over it with their labels.
 
     The images are hashed as they are delivered, so another resolution, crop or preprocessing is another set.
     """
     n = len(images)
-    k = min(n, 256)
+    k = min(n, most)
     pixels, labels = images.__getitems__([i * n // k for i in range(k)])
     found = hashlib.sha256(repr((n, tuple(pixels.shape[1:]))).encode())
     found.update(pixels.contiguous().numpy().tobytes())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -16,13 +15,14 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from ddpm_lab import runs
-from ddpm_lab.errors import FolderInUseError, NoSuchFileError, UserError
-from ddpm_lab.folders import done, mark_done, mark_undone
+from ddpm_lab.errors import UserError
+from ddpm_lab.folders import done, keep_command, mark_done, mark_undone
 from ddpm_lab.jobs import SWEEP
 from ddpm_lab.tasks import cautions
+from ddpm_lab.tasks.arguments import check_trainer
 from ddpm_lab.tasks.building import build_module, count_classes, set_threads
 from ddpm_lab.tasks.foreign import settle
 from ddpm_lab.tasks.inspecting import briefly, inspect
@@ -35,13 +35,22 @@ def fit(config: DictConfig) -> float:
     """
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
+    composed = config.copy()
     set_threads(config.threads)
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    from ddpm_lab.tasks import resuming
+    from ddpm_lab.training.ema import never_bind
     from ddpm_lab.training.saving import DirectCheckpointIO
     from ddpm_lab.training.say import say
 
     _hush()
     if config.inspect:
-        return _inspect(config, folder)
+        return _inspect(config)
+    first = _is_first_process()
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else os.environ.get(SWEEP)
+    if first and sweep and not (folder / ".hydra").exists():
+        keep_command(folder, composed)  # a sweep's report counts its jobs by these, failed ones too
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
     if str(config.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
@@ -49,8 +58,9 @@ def fit(config: DictConfig) -> float:
             f"trainer.precision={config.trainer.precision}: images and weights are float32 here; take 32-true, 16-mixed or "
             "bf16-mixed"
         )
+    check_trainer(config.trainer)
     instantiate(config.task).check(config)
-    checkpoint = _checkpoint_to_resume(config.resume, folder)
+    checkpoint = resuming.checkpoint_to_resume(config.resume, folder)
     data = instantiate(config.data)
     count_classes(config.data, data)
     _count_epochs(config, len(data.images("train")))
@@ -60,35 +70,38 @@ def fit(config: DictConfig) -> float:
     module = build_module(config)
     settle(config)
     module.guard = instantiate(config.guard)
-    step, seconds = 0, 0.0
+    module.kept = resuming.kept_in_checkpoints(config, data.images("train"))
+    step, seconds, before = 0, 0.0, None
     if checkpoint:
-        step = _check_checkpoint(checkpoint, module)
+        step, before, module.adapt = resuming.check(checkpoint, module, config.allow_changes)
         metrics = runs.read_metrics(folder)
         seconds = metrics.get("train/seconds", 0.0)
         if done(folder) == step and 0 <= config.trainer.max_steps <= step:
             say(f"{folder} is complete, with {step} steps; a greater trainer.max_steps would train on")
             return metrics.get(config.optimized_metric, math.nan)
-    provenance = {"id": None}
-    if _is_first_process():
+    provenance = runs.provenance_of(folder, list(hydra_config.overrides.task)) if first else {"id": None}
+
+    def begin() -> None:
+        """Only now, when nothing can be refused any more, does the folder become that of this session."""
         mark_undone(folder)
-        OmegaConf.save(config, folder / "config.yaml", resolve=True)
-        provenance = runs.record_provenance(folder, list(hydra_config.overrides.task))
-    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else os.environ.get(SWEEP)
+        keep_command(folder, composed)
+        runs.record_session(folder, config, provenance, step, checkpoint, before)
+
     loggers = _loggers(config, folder, step, provenance["id"], sweep)
     callbacks = _callbacks(config)
     trainer = instantiate(
         config.trainer,
-        callbacks=callbacks,
+        callbacks=[*callbacks, *([LambdaCallback(on_train_start=lambda *_: begin())] if first else [])],
         logger=loggers,
         plugins=[DirectCheckpointIO(), *(instantiate(config.trainer.plugins) or [])],
     )
-    plain = OmegaConf.to_container(config, resolve=True)
     for logger in loggers:
-        logger.log_hyperparams({**plain, "provenance": provenance})  # type: ignore[dict-item]
+        logger.log_hyperparams({**module.kept["config"], "provenance": provenance})
     parameters = sum(p.numel() for p in module.denoiser.network.parameters())
+    steps = config.trainer.max_steps
     say(
         f"{parameters / 1e6:.2f}M parameters, {len(data.images('train'))} images of {data.name}, global batch "
-        f"{data.batch_size * config.trainer.accumulate_grad_batches}, {config.trainer.max_steps} steps"
+        f"{data.batch_size * config.trainer.accumulate_grad_batches}, {steps if steps > 0 else 'no end of'} steps"
         + (f", resumed at step {step}" if checkpoint else "")
         + f" -> {folder}"
     )
@@ -96,6 +109,9 @@ def fit(config: DictConfig) -> float:
         say(briefly(config, data))
     for sentence in cautions.of_training(module.denoiser, data, callbacks):
         say(f"warning: {sentence}")
+    idle = never_bind(config.ema_rates, steps) if config.ema_warmup and steps > 0 else None
+    if idle is not None:
+        say(idle)
     start = time.perf_counter()
     status = "failed"
     try:
@@ -120,16 +136,12 @@ def fit(config: DictConfig) -> float:
     return metrics.get(config.optimized_metric, math.nan)
 
 
-def _inspect(config: DictConfig, folder: Path) -> float:
+def _inspect(config: DictConfig) -> float:
     """inspect=true: what is in the data set, and nothing trained or left behind."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError("inspect=true looks at one data set: leave -m out")
-    try:
-        if _is_first_process():
-            inspect(config)
-    finally:
-        if folder.is_dir() and set(os.listdir(folder)) <= {".hydra"}:  # no run is in it
-            shutil.rmtree(folder, ignore_errors=True)
+    if _is_first_process():
+        inspect(config)
     return math.nan
 
 
@@ -175,58 +187,6 @@ def _is_first_process() -> bool:
 
     node = os.environ.get("NODE_RANK", "0")
     return node == "0" and rank_zero_only.rank == 0  # type: ignore[attr-defined]
-
-
-def _checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:
-    if resume is None:
-        if runs.latest_checkpoint(folder) is not None:
-            raise FolderInUseError(
-                f"{folder} holds a run already; add resume=auto to continue it, or give another hydra.run.dir"
-            )
-        return None
-    if resume in ("auto", "last"):
-        latest = runs.sound_checkpoint(folder)
-        if latest is None and resume == "last":
-            raise NoSuchFileError(
-                f"resume=last found no checkpoint in {folder} and no folder of the same command that holds one; name the "
-                "run with hydra.run.dir=…, or take resume=auto, which then starts anew"
-            )
-        return latest
-    path = Path(resume)
-    if not path.is_file():
-        raise NoSuchFileError(f"resume={resume} is neither auto, last nor a checkpoint file; omit it to start anew")
-    return path
-
-
-def _check_checkpoint(path: Path, module: Any) -> int:
-    """The checkpoint's step; tell which options of the optimizer it overrules.
-
-    Raises ValueError if it is of another model, in one sentence.
-    """
-    from ddpm_lab.training.say import say
-
-    loaded = runs.load_checkpoint(path)
-    missing = {"optimizer_states", "lr_schedulers", "loops", "callbacks"} - loaded.keys()
-    if missing:
-        raise UserError(f"{path} holds no {', '.join(sorted(missing))}: it has weights, but no run can go on from it")
-    runs.check_same(path, loaded["state_dict"], module.state_dict())
-    old = _hyperparameters(loaded["optimizer_states"][0]["param_groups"][0])
-    new = _hyperparameters(module.make_optimizer(module.denoiser.parameters()).param_groups[0])
-    changed = [name for name in new if name in old and old[name] != new[name]]
-    if changed:
-        kept = ", ".join(f"optimizer.{name}={old[name]}" for name in changed)
-        asked = ", ".join(f"{name}={new[name]}" for name in changed)
-        say(f"warning: resuming keeps the checkpoint's {kept} and not {asked}; start a new run to train with that")
-    return loaded["global_step"]
-
-
-def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of an optimizer's group; a schedule moves lr and keeps what it was under initial_lr."""
-    numbers = {**group, "lr": group.get("initial_lr", group["lr"])}
-    leave_out = ("params", "initial_lr", "fused", "foreach", "capturable", "differentiable")  # the same numbers, faster
-    return {
-        k: v if isinstance(v, (int, float, type(None))) else list(v) for k, v in numbers.items() if k not in leave_out
-    }
 
 
 def _count_epochs(config: DictConfig, images: int) -> None:

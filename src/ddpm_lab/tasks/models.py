@@ -119,6 +119,7 @@ def _module(config: DictConfig, denoiser: Denoiser, objective: object, **options
         instantiate(config.optimizer),
         instantiate(config.lr_scheduler),
         ema_rates=config.ema_rates,
+        ema_warmup=config.ema_warmup,
         seed=config.seed,
         channels_last=channels_last(config),
         **options,  # type: ignore[arg-type]

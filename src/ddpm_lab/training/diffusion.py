@@ -42,8 +42,8 @@ class Diffusion(lightning.LightningModule):
     """Trains a Denoiser, or a Classifier by its own objective, and keeps averages of its network on every rank.
 
     optimizer: parameters -> Optimizer. lr_scheduler: Optimizer -> LRScheduler, stepped once per optimizer step.
-    ema_rates: one average each; the first is what samples and evaluations use. channels_last: the memory format of weights
-    and images.
+    ema_rates: one average each; the first is what samples and evaluations use. ema_warmup: as of `EMA`. channels_last: the
+    memory format of weights and images.
     conditional: labels are given to the network; in training each becomes null_label with probability label_dropout.
 
     All randomness of a step (t, noise, dropout) is a function of seed, rank and the number of the batch, so that a resumed
@@ -59,6 +59,7 @@ class Diffusion(lightning.LightningModule):
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         *,
         ema_rates: Sequence[float] = (0.9999,),
+        ema_warmup: bool = True,
         conditional: bool = False,
         label_dropout: float = 0.0,
         null_label: int = 0,
@@ -69,7 +70,7 @@ class Diffusion(lightning.LightningModule):
         self.denoiser = denoiser
         self.objective = objective
         self.timesteps = timesteps
-        self.emas = nn.ModuleList(EMA(denoiser.network, rate) for rate in ema_rates)
+        self.emas = nn.ModuleList(EMA(denoiser.network, rate, ema_warmup) for rate in ema_rates)
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.conditional = conditional
@@ -83,6 +84,8 @@ class Diffusion(lightning.LightningModule):
         self.val_means = Means()
         self.grad_norm: Tensor | None = None
         self.guard: Guard | None = None
+        self.kept: dict[str, Any] = {}  # in every checkpoint: what it was trained with
+        self.adapt: Callable[[dict[str, Any]], None] = lambda checkpoint: None  # to what is asked for now
         self.stopwatch = Stopwatch(lambda: self.device)
         self._images = 0  # trained on since the last log, by all ranks
         self._validated = 0
@@ -145,9 +148,10 @@ class Diffusion(lightning.LightningModule):
         self.val_means.add(losses, quartile=4 * (t - 1) // T)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all ranks' images."""
+        """Log the means over all ranks' images; those of a sanity check are of too few."""
         metrics = {f"val/{name}": value for name, value in self.val_means.flush(self._sum_over_ranks).items()}
-        self._log(metrics)
+        if not self.trainer.sanity_checking:
+            self._log(metrics)
         self.log_dict(metrics, logger=False)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -221,13 +225,15 @@ class Diffusion(lightning.LightningModule):
             self._images = 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the layout, and the sums that the next log will be made of. A collective."""
+        """Keep what it was trained with, the layout, and the sums that the next log will be made of. A collective."""
+        checkpoint.update(self.kept)
         checkpoint["layout"] = self._layout()
         if self.train_means.sums is not None:
             checkpoint["train_means"] = self._sum_over_ranks(self.train_means.sums.clone()).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on summing where the checkpoint stopped: the sums of all ranks go to the first, and all have some to give."""
+        self.adapt(checkpoint)
         before, now = checkpoint.get("layout", {}), self._layout()
         changed = [f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
         if changed:

@@ -16,6 +16,7 @@ class Stopwatch:
         self.device = device
         self.since: float | None = None
         self.seconds = 0.0
+        self.laps = 0.0  # seconds of all laps before
 
     def start(self) -> None:
         """Run."""
@@ -38,7 +39,12 @@ class Stopwatch:
             now = time.perf_counter()
             seconds += now - self.since
             self.since = now
+        self.laps += seconds
         return seconds
+
+    def total(self) -> float:
+        """The seconds that it has run in all."""
+        return self.laps + self.seconds + (0.0 if self.since is None else time.perf_counter() - self.since)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
