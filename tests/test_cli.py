@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from ddpm_lab.cli import _tell
+from ddpm_lab.sentences import tell
 from tests.doors import run
 
 
 def sentence(error: Exception, capsys: pytest.CaptureFixture[str]) -> str:
-    told = _tell(error, "train")
+    told = tell(error, "train")
     printed = capsys.readouterr().err
     assert printed == f"error: {told}\n"
     return told
@@ -31,7 +31,7 @@ def test_memory_names_what_to_change(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _tell(KeyError("x"), "train") == "KeyError: 'x'"
+    assert tell(KeyError("x"), "train") == "KeyError: 'x'"
     assert "KeyError" in capsys.readouterr().err
 
 

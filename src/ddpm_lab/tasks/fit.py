@@ -28,8 +28,8 @@ from ddpm_lab.tasks.foreign import settle
 from ddpm_lab.tasks.inspecting import briefly, inspect
 
 
-def fit(config: DictConfig) -> float:
-    """Train; leave a run folder; return its optimized_metric (nan where it has none).
+def fit(config: DictConfig) -> None:
+    """Train; leave a run folder.
 
     Raises FileExistsError for a folder that holds a run, unless it is to be resumed.
     """
@@ -63,11 +63,10 @@ def fit(config: DictConfig) -> float:
     step, seconds = 0, 0.0
     if checkpoint:
         step = _check_checkpoint(checkpoint, module)
-        metrics = runs.read_metrics(folder)
-        seconds = metrics.get("train/seconds", 0.0)
+        seconds = runs.read_metrics(folder).get("train/seconds", 0.0)
         if done(folder) == step and 0 <= config.trainer.max_steps <= step:
             say(f"{folder} is complete, with {step} steps; a greater trainer.max_steps would train on")
-            return metrics.get(config.optimized_metric, math.nan)
+            return
     provenance = {"id": None}
     if _is_first_process():
         mark_undone(folder)
@@ -111,13 +110,6 @@ def fit(config: DictConfig) -> float:
         runs.add_metrics(folder, {"step": trainer.global_step})
         mark_done(folder, trainer.global_step)
     say(f"done in {time.perf_counter() - start:.0f} s -> {folder}")
-    metrics = runs.read_metrics(folder)
-    if sweep and config.optimized_metric not in metrics:
-        known = ", ".join(name for name, value in metrics.items() if isinstance(value, float))
-        say(
-            f"warning: this job returns nan to its sweep: it has no optimized_metric={config.optimized_metric}, but {known}"
-        )
-    return metrics.get(config.optimized_metric, math.nan)
 
 
 def _inspect(config: DictConfig, folder: Path) -> float:
