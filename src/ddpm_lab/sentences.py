@@ -25,6 +25,11 @@ NO_COMPILER = (
     "compile=true builds kernels with a C++ compiler (on a GPU with Triton and a C compiler), and none is to be found: install "
     "gcc and g++ (or name them with CC=… and CXX=…), on a GPU also triton, or take compile=false"
 )
+OF_OPTUNA = {
+    "No trials are completed yet": "Optuna has nothing to choose from: every job of the sweep failed",
+    "`Study.stop` is supposed to be": "Optuna's grid ended with a job that failed, and wrote no optimization_results.yaml; the "
+    "table of the sweep is whole",
+}
 SPOKEN = (
     JobFailedError,
     UserError,
@@ -40,7 +45,7 @@ def tell(error: Exception, config_name: str, config: DictConfig | None = None) -
     if sentence is None or "DDPM_LAB_TRACEBACK" in os.environ:
         traceback.print_exception(error)
     if sentence is None:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
     print(f"error: {sentence}", file=sys.stderr)
     return sentence
 
@@ -55,6 +60,9 @@ def _sentence(chain: list[BaseException], config_name: str, config: DictConfig |
             sentence = str(cause)
             if "in DataLoader worker process" in sentence:  # the worker's whole traceback, its message at the end
                 sentence = sentence.strip().splitlines()[-1].split(": ", 1)[-1]
+            return sentence
+    for said, sentence in OF_OPTUNA.items():
+        if said in str(chain[0]):
             return sentence
     found = failed_target(chain, config) or _unknown_option(chain, config_name)
     if found is not None:
@@ -152,11 +160,11 @@ def _choices(path: str, config_name: str) -> tuple[str, list[str]]:
 
 def _options(config_name: str, parents: list[str]) -> list[str]:
     """The keys below `parents` in the configuration that the command line's valid choices of groups make."""
-    given = [word for word in command_line()[1:] if "=" in word and "," not in word and not word.startswith("-")]
+    given = [word for word in command_line()[1:] if "," not in word and not word.startswith("-")]
     try:
         with searchpath.opened():
             groups = compose(config_name, return_hydra_config=True).hydra.runtime.choices
-            config = compose(config_name, [word for word in given if word.split("=")[0] in groups])
+            config = compose(config_name, [word for word in given if word.split("=")[0].lstrip("~") in groups])
         node = OmegaConf.select(config, ".".join(parents)) if parents else config
     except (HydraException, OmegaConfBaseException):
         return []

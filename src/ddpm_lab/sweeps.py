@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ class ResultTable(Callback):
     """Prints each job's overrides and results, then the jobs that failed; writes both to results.csv in the sweep's folder."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """A table is to come, however the sweep ends."""
+        """A table is to come, however the sweep ends; what a job that failed has said is not said in other words."""
+        optuna = logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl")
+        optuna.addFilter(lambda record: "Got 'None'" not in record.getMessage())
         _open.append(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -10,10 +10,14 @@ import pkgutil
 import re
 import sysconfig
 import traceback
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
+
+from ddpm_lab.errors import brief
 
 LIBRARIES = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), "<frozen")
 
@@ -24,9 +28,10 @@ def failed_target(chain: list[BaseException], config: DictConfig | None) -> str 
     chain: an exception and what has caused it. config: of the command.
     """
     for error in chain:
-        found = re.match(r"Error locating target '([^']+)'", str(error))
-        if isinstance(error, InstantiationException) and found:
-            return _lost(found[1], _key(error), chain[-1], config)
+        found = re.match(r"Error (?:locating target|loading) '([^']+)'", str(error))
+        if isinstance(error, (InstantiationException, ImportError)) and found:
+            loading = [cause for cause in chain if str(cause).startswith("Error loading ")] or [error]
+            return _lost(found[1], _key(error), loading[-1].__cause__ or loading[-1], config)
         if isinstance(error, TypeError):
             sentence = _mismatch(error, config)
             if sentence is not None:
@@ -37,7 +42,8 @@ def failed_target(chain: list[BaseException], config: DictConfig | None) -> str 
 def _lost(target: str, key: str, cause: BaseException, config: DictConfig | None) -> str:
     """Of a target that is not there, or whose module cannot be imported."""
     run = None if config is None else config.get("run")
-    where = f"run={run}" if run is not None else key or "the configuration"
+    key = key or _key_of(target, config) or "the configuration"
+    where = key if run is None else f"run={run}: {key}"
     named = f"{where}: _target_ {target}"
     if isinstance(cause, SyntaxError):
         return f"{named}: {cause.filename}, line {cause.lineno}: {type(cause).__name__}: {cause.msg}"
@@ -60,8 +66,11 @@ def _lost(target: str, key: str, cause: BaseException, config: DictConfig | None
 def _misspelt(named: str, parent: ModuleType | type, leaf: str) -> str:
     modules = [module.name for module in pkgutil.iter_modules(getattr(parent, "__path__", []))]
     kind = "the class" if isinstance(parent, type) else "the package" if hasattr(parent, "__path__") else "the module"
-    known = [name for name in (*vars(parent), *modules) if not name.startswith("_")]
-    return f"{named}: {kind} {parent.__name__} has no {leaf};{meant(leaf, known)} it has {', '.join(known) or 'none'}"
+    names = [
+        name for name, value in vars(parent).items() if not name.startswith("_") and not isinstance(value, ModuleType)
+    ]
+    known = [*names, *modules]
+    return f"{named}: {kind} {parent.__name__} has no {leaf};{meant(leaf, known)} it has {brief(known, 12)}"
 
 
 def _mismatch(error: TypeError, config: DictConfig | None) -> str | None:
@@ -83,11 +92,35 @@ def _mismatch(error: TypeError, config: DictConfig | None) -> str | None:
         takes = [p for p in inspect.signature(target).parameters if p != "self"]
         why = "" if given else f", which every {key} is given beside its own options"
         return f"{key}: {name} takes no {unknown[1]}{why};{meant(unknown[1], takes)} it takes {', '.join(takes) or 'nothing'}"
+    abstract = re.match(r"Can't instantiate abstract class .+ abstract methods? (.+)", str(error))
+    if abstract:
+        return f"{key}: {name} lacks what its base class asks for: {abstract[1]}"
     missing = re.search(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)", str(error))
+    if missing and inspect.isfunction(target) and not isinstance(call, functools.partial):
+        asked = ", ".join(re.findall(r"'(\w+)'", missing[1]))
+        return (
+            f"{key}: {name} needs {asked} too: give {key}.…=…, or, where it is what is to be called with them later, as an "
+            "objective is, add _partial_: true beside its _target_"
+        )
     if missing:
         options = [f"{key}.{argument}=…" for argument in re.findall(r"'(\w+)'", missing[1])]
         return f"{' and '.join(options)} must be given: {name} has no default for it"
     return None
+
+
+def _key_of(target: str, node: DictConfig | None) -> str:
+    """Where a configuration names the target; "" where it does not."""
+    plain = {} if node is None else OmegaConf.to_container(node)
+    found = [key for key, value in _targets(plain, ()) if value == target]
+    return ".".join(found[0]) if found else ""
+
+
+def _targets(node: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield key, node["_target_"]
+        for name, child in node.items():
+            yield from _targets(child, (*key, str(name)))
 
 
 def _key(error: BaseException) -> str:
