@@ -41,7 +41,8 @@ def fit(config: DictConfig) -> None:
 
     _hush()
     if config.inspect:
-        return _inspect(config, folder)
+        _inspect(config, folder)
+        return
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
     if str(config.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
@@ -112,7 +113,7 @@ def fit(config: DictConfig) -> None:
     say(f"done in {time.perf_counter() - start:.0f} s -> {folder}")
 
 
-def _inspect(config: DictConfig, folder: Path) -> float:
+def _inspect(config: DictConfig, folder: Path) -> None:
     """inspect=true: what is in the data set, and nothing trained or left behind."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError("inspect=true looks at one data set: leave -m out")
@@ -122,7 +123,6 @@ def _inspect(config: DictConfig, folder: Path) -> float:
     finally:
         if folder.is_dir() and set(os.listdir(folder)) <= {".hydra"}:  # no run is in it
             shutil.rmtree(folder, ignore_errors=True)
-    return math.nan
 
 
 def _hush() -> None:
