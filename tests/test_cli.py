@@ -150,6 +150,12 @@ def test_a_file_that_another_hides_is_not_chosen_in_silence(tmp_path: Path) -> N
         searchpath.check_choices(sources, {"network": "tiny"})
 
 
+def test_a_folder_that_cannot_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError, match="/proc/x") as caught:
+        Path("/proc/x").mkdir()
+    assert sentence(caught.value, capsys).endswith("is it a folder that you may write to? (hydra.run.dir=…)")
+
+
 def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     for error in (KeyError("x"), ValueError("zip() argument 2 is longer"), FileNotFoundError(2, "No such file", "x")):
         assert tell(error, "train").startswith(f"{type(error).__name__}: ")

@@ -12,7 +12,7 @@ from typing import Any
 from hydra import compose
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ddpm_lab import searchpath
 from ddpm_lab.errors import UserError
@@ -82,6 +82,10 @@ def _sentence(chain: list[BaseException], config_name: str, config: DictConfig |
             )
         if isinstance(cause, InstantiationException):
             return None  # of an exception in what was built, which is no matter of its options
+    for cause in chain:
+        if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
+            group = cause.full_key.split(".")[0]
+            return f"there is no {cause.full_key} in the configuration: the YAML file that {group}=… names must have it"
     of_hydra = [cause for cause in chain if isinstance(cause, (HydraException, OmegaConfBaseException))]
     return " ".join(str(of_hydra[0]).split()) if of_hydra else None
 
@@ -115,7 +119,9 @@ def _causes(error: BaseException | None) -> Any:
 def _out_of_reach(error: BaseException) -> str | None:
     """Of a place that cannot be written to, or is of another kind."""
     kinds = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
-    if isinstance(error, OSError) and error.errno in kinds and error.filename:
+    if not isinstance(error, OSError) or not error.filename:
+        return None
+    if error.errno in kinds or [f.name for f in traceback.extract_tb(error.__traceback__)][-1:] == ["mkdir"]:
         return f"{error.filename}: {error.strerror}; is it a folder that you may write to? (hydra.run.dir=…)"
     return None
 
