@@ -49,7 +49,7 @@ def become(door: str, arguments: list[str], cwd: str, environment: dict[str, str
     os.environ.update(environment)
     os.chdir(cwd)
     sys.argv = [str(ROOT / f"{door}.py"), *arguments]
-    sys.path[0] = str(ROOT)
+    sys.path[:1] = [str(ROOT), *environment.get("PYTHONPATH", "").split(":")]
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as stop:

@@ -38,12 +38,16 @@ MAY_IMPORT = {
     "dashboards": set(),
     "sweeps": {"evaluation", "folders"},
     "folders": set(),
-    "jobs": set(),
-    "cli": {"runs", "folders", "jobs", "sweeps", "usage"},
-    "usage": set(),
+    "jobs": {"folders"},
+    "arguments": set(),
+    "searchpath": set(),
+    "cli": {"runs", "folders", "jobs", "sweeps", "usage", "arguments", "searchpath", "sentences"},
+    "sentences": {"folders", "jobs", "searchpath", "targets"},
+    "targets": set(),
+    "usage": {"searchpath"},
     "tasks": {
         *("training", "callbacks", "evaluation", "metrics", "diffusion", "samplers", "data", "ranks", "runs"),
-        *("folders", "jobs", "sweeps", "steering", "checkpoints", "networks"),
+        *("folders", "jobs", "sweeps", "steering", "searchpath", "checkpoints", "networks"),
         *LEAVES,
     },
 }
@@ -108,7 +112,17 @@ def test_lightning_and_hydra_keep_to_their_rooms() -> None:
         if "lightning" in top:
             assert room(module) in {"training", "callbacks", "data", "tasks"}, module
         if "hydra" in top:
-            assert room(module) in {"tasks", "cli", "usage", "sweeps", "folders"}, module
+            assert room(module) in {
+                "tasks",
+                "cli",
+                "usage",
+                "sweeps",
+                "folders",
+                "arguments",
+                "searchpath",
+                "sentences",
+                "targets",
+            }, module
         assert "hydra.utils.instantiate" not in imports(path) or room(module) == "tasks", module
 
 

@@ -122,21 +122,29 @@ def test_launchers_run_the_jobs_and_the_report_tells_of_them(launcher: str, tmp_
     assert "no run has a metric fid; they have step, " in run("report", f"sweep={tmp_path}", "only=[fid]", expect=1)
 
 
-def test_optuna_minimises_the_metric_that_is_asked_for(tmp_path: Path) -> None:
-    sweeper = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1"]
-    run(
-        "train",
-        *sweeper,
-        f"hydra.sweep.dir={tmp_path}",
-        "optimizer.lr=interval(0.0001,0.01)",
-        "optimized_metric=test/bits_per_dim_decoder",
-        *QUICK,
-        *FEW,
+def test_optuna_minimises_the_metric_that_is_asked_for_and_goes_on_where_a_job_fails(tmp_path: Path) -> None:
+    sweep = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=1", *QUICK, *FEW]
+    given = ["hydra.sweeper.n_trials=4", "seed=choice(0,-1)", "optimized_metric=test/bits_per_dim_decoder"]
+    output = run(
+        "train", *sweep, *given, "optimizer.lr=interval(0.001,0.01)", f"hydra.sweep.dir={tmp_path}/a", expect=1
     )
-    values = [json.loads(path.read_text())["test/bits_per_dim_decoder"] for path in tmp_path.glob("*/metrics.json")]
-    assert len(values) == 3
-    best = float(re.search(r"best_value: (\S+)", (tmp_path / "optimization_results.yaml").read_text())[1])
+    paths = list((tmp_path / "a").glob("*/metrics.json"))
+    failed = list((tmp_path / "a").glob("*/error.txt"))
+    assert len(paths) + len(failed) == 4
+    assert len(failed) in (1, 2, 3)
+    assert output.count("failed: ") == len(failed)
+    values = [json.loads(path.read_text())["test/bits_per_dim_decoder"] for path in paths]
+    best = float(re.search(r"best_value: (\S+)", (tmp_path / "a" / "optimization_results.yaml").read_text())[1])
     assert best == pytest.approx(min(values))
+
+    # A name that no metric has: the first job says so once it is trained, the second is not trained.
+    misspelt = ["hydra.sweeper.n_trials=2", "seed=choice(0,1,2,3)", "optimized_metric=test/bits_per_dimm"]
+    output = run("train", *sweep, *misspelt, f"hydra.sweep.dir={tmp_path}/b", expect=1)
+    assert "did you mean test/bits_per_dim? it has " in output
+    assert len(list((tmp_path / "b").glob("*/error.txt"))) == 2
+    assert len(list((tmp_path / "b").glob("*/metrics.json"))) == 1
+    assert "Optuna has nothing to choose from" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])

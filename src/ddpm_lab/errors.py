@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+
+def brief(values: Sequence[object], n: int = 6) -> str:
+    """The first n of them, and how many there are: a sentence is no place for a thousand numbers."""
+    said = ", ".join(map(str, values[:n]))
+    return f"[{said}]" if len(values) <= n else f"[{said}, … ({len(values)} of them)]"
+
+
+def form(value: object) -> str:
+    """What came in another's place: a tensor's shape, or the name of a type."""
+    return str(list(value.shape)) if hasattr(value, "shape") else f"a {type(value).__name__}"
+
 
 class UserError(ValueError):
     """Says in one sentence what was wrong, what came instead, and what to do."""

@@ -30,18 +30,20 @@ def command_line() -> list[str]:
     return json.loads(os.environ[COMMAND])
 
 
-def folder_of_this_command(new: str) -> str:
+def folder_of_this_command(new: str, config_name: str) -> str:
     """The newest folder beside `new` of a command that differs from this one only in whether it goes on; `new` if none.
 
+    config_name: the configuration whose options it overrides, which --config-name can change.
     Where this command does not ask to go on (resume=auto, resume=last, skip_finished=true), it is `new`.
     """
     arguments = command_line()[1:]
     if not any(argument in GO_ON for argument in arguments):
         return new
     mine = _what_matters(argument for argument in arguments if not argument.startswith("-"))
-    sweep = "-m" in arguments or "--multirun" in arguments
+    sweep = "--multirun" in arguments or "hydra.mode=MULTIRUN" in arguments
     record = "multirun.yaml" if sweep else ".hydra/overrides.yaml"
     equal = [path for path in Path(new).parent.glob(f"*/{record}") if _what_matters(overrides_of(path)) == mine]
+    equal = [path for path in equal if _config_name_of(path) in (None, config_name)]
     if not equal:
         return new
     newest = max(equal, key=lambda path: path.stat().st_mtime)
@@ -149,3 +151,9 @@ def overrides_of(record: Path) -> list[str]:
     """The overrides that a run or a sweep was made with, from Hydra's record of it."""
     found = OmegaConf.load(record)
     return list(found.hydra.overrides.task if record.name == "multirun.yaml" else found)
+
+
+def _config_name_of(record: Path) -> str | None:
+    """The configuration that a run or a sweep was made with; None where Hydra has left no record of it."""
+    path = record if record.name == "multirun.yaml" else record.with_name("hydra.yaml")
+    return OmegaConf.load(path).hydra.job.config_name if path.is_file() else None

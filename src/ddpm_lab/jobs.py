@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ddpm_lab.errors import UserError
+from ddpm_lab.folders import command_line
 
 SWEEP = "DDPM_LAB_SWEEP"  # holds the sweep's name in a job's processes
 
@@ -38,8 +39,8 @@ def needs_processes(config: DictConfig) -> bool:
     return trainer is not None and (trainer.devices not in (1, "1") or trainer.num_nodes != 1)
 
 
-def run_job(overrides: list[str], folder: Path, sweep: str) -> None:
-    """Run this door again for one job, and wait for it; signals are passed on.
+def run_job(arguments: list[str], folder: Path, sweep: str) -> None:
+    """Run this door again with these arguments for one job, and wait for it; signals are passed on.
 
     Raises JobFailedError if it fails, SystemExit if it was asked to stop, as the sweep then is.
     """
@@ -51,7 +52,7 @@ def run_job(overrides: list[str], folder: Path, sweep: str) -> None:
             process.send_signal(number)
 
     handlers: dict[signal.Signals, Any] = {}
-    command = [sys.executable, sys.argv[0], *overrides, f'hydra.run.dir="{folder}"']
+    command = [sys.executable, command_line()[0], *arguments, f'hydra.run.dir="{folder}"']
     process = subprocess.Popen(command, env={**os.environ, SWEEP: sweep})
     try:
         for number in (signal.SIGINT, signal.SIGTERM):

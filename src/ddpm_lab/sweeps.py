@@ -1,27 +1,40 @@
-"""The table and the curves that a sweep ends with."""
+"""What a sweep's jobs tell its sweeper, and the table and the curves that it ends with."""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.sweep_report import Job
 from ddpm_lab.folders import done, overrides_of
 
 FAILED: list[str] = []  # the jobs of this process's sweep that failed
+_open: list[DictConfig] = []  # the sweep of this process whose table is still to come
+_lacking: dict[tuple[str, str], str] = {}  # (optimized_metric, callbacks) that have left no such number -> what is said
 
 
 class ResultTable(Callback):
     """Prints each job's overrides and results, then the jobs that failed; writes both to results.csv in the sweep's folder."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """A table is to come, however the sweep ends; what a job that failed has said is not said in other words."""
+        optuna = logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl")
+        optuna.addFilter(lambda record: "Got 'None'" not in record.getMessage())
+        _open.append(config)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Read every job's metrics.json, or the error.txt that the door wrote."""
+        _open.clear()
         folder = Path(config.hydra.sweep.dir)
         errors = read_errors(folder)
         FAILED.extend(errors)
@@ -58,10 +71,48 @@ class MetricCurves(Callback):
             print(f"metrics of all jobs: {drawn}")
 
 
-def read_result(job: Path, metric: str) -> float:
-    """The number of its metrics.json that a finished job returns to the sweeper, nan where it has none of that name."""
-    path = job / "metrics.json"
-    return float(json.loads(path.read_text()).get(metric, math.nan)) if path.is_file() else math.nan
+def end() -> None:
+    """Print the table of a sweep that its sweeper has not brought to its end."""
+    for config in list(_open):
+        ResultTable().on_multirun_end(config)
+
+
+def check_metric(config: DictConfig) -> None:
+    """Raise ValueError, before a job is trained, where an earlier one of this process has left no optimized_metric."""
+    if _minimises(config) and _key(config) in _lacking:
+        raise UserError(_lacking[_key(config)])
+
+
+def result(config: DictConfig, job: Path) -> float | None:
+    """The optimized_metric in a finished job's metrics.json, for a sweeper that minimises it; None where none does.
+
+    Raises ValueError where there is none of that name, or it is not a number.
+    """
+    if not _minimises(config):
+        return None
+    path, name = job / "metrics.json", config.optimized_metric
+    metrics = json.loads(path.read_text()) if path.is_file() else {}
+    known = [key for key, value in metrics.items() if isinstance(value, (int, float))]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        meant = f" did you mean {near[0]}?" if near else ""
+        message = (
+            f"optimized_metric={name} is not in the metrics.json of a finished job;{meant} it has {', '.join(known)}"
+        )
+        _lacking[_key(config)] = message
+        raise UserError(message)
+    if math.isnan(metrics[name]):
+        raise UserError(f"optimized_metric={name} came out as nan")
+    return float(metrics[name])
+
+
+def _minimises(config: DictConfig) -> bool:
+    """Whether the sweeper asks for a number: Hydra's own, which runs what it is given, does not."""
+    return "optimized_metric" in config and not HydraConfig.get().sweeper._target_.endswith(".BasicSweeper")
+
+
+def _key(config: DictConfig) -> tuple[str, str]:
+    return config.optimized_metric, OmegaConf.to_yaml(config.callbacks)
 
 
 def read_results(folder: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -7,10 +7,11 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from ddpm_lab import searchpath
 from ddpm_lab.tasks.building import build_module
 
 ROOT = Path(__file__).parents[2]
@@ -28,14 +29,16 @@ SMALL = ["schedule.T=25", "logger=csv"]
 
 @pytest.fixture(scope="module", autouse=True)
 def _hydra():
-    OmegaConf.register_new_resolver("experiments", lambda: f"file://{ROOT}", replace=True)
-    OmegaConf.register_new_resolver("groups_of", lambda name: f"file://{CONF}/{name}", replace=True)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    searchpath.enter(CONF, "train")
+    with searchpath.opened():
         yield
 
 
 def composed(*overrides: str, config: str = "train") -> DictConfig:
-    return compose(config, list(overrides))
+    if config == "train":
+        return compose(config, list(overrides))
+    with searchpath.opened(config):
+        return compose(config, list(overrides))
 
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g, names in CHOICES.items() for c in names])

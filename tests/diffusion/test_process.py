@@ -172,5 +172,5 @@ def test_no_schedule_key_enters_a_checkpoint() -> None:
     ids=["none", "zero", "negative", "above one", "matrix", "nan", "one before the last"],
 )
 def test_betas_that_make_no_process_are_refused(betas: list) -> None:
-    with pytest.raises(ValueError, match="betas must be"):
+    with pytest.raises(ValueError, match=r"betas must (be|lie)"):
         Process(torch.tensor(betas))

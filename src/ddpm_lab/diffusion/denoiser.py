@@ -12,7 +12,7 @@ from ddpm_lab.diffusion.predictions import Prediction
 from ddpm_lab.diffusion.process import Process
 from ddpm_lab.diffusion.tables import Times, combine, of_batch
 from ddpm_lab.diffusion.variances import Variance
-from ddpm_lab.errors import UserError
+from ddpm_lab.errors import UserError, form
 
 
 class Shift(NamedTuple):
@@ -84,7 +84,13 @@ class Denoiser(nn.Module):
         channels = x_t.shape[1]
         time = network_time(t, self.time_scale, x_t)
         # Mixed precision ends here: what follows needs the precision of x_t.
-        output = self.network(x_t, time, y).to(x_t.dtype)
+        output = self.network(x_t, time, y)
+        if not isinstance(output, Tensor) or output.shape[:1] + output.shape[2:] != x_t.shape[:1] + x_t.shape[2:]:
+            raise UserError(
+                f"{type(self.network).__name__} must return a tensor [B, heads * C, H, W] for images [B, C, H, W] = "
+                f"{list(x_t.shape)}, and returned {form(output)}"
+            )
+        output = output.to(x_t.dtype)
         if output.shape[1] != self.variance.heads * channels:
             raise UserError(
                 f"{type(self.variance).__name__} needs a network with {self.variance.heads * channels} output channels "

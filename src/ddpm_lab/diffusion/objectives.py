@@ -2,7 +2,8 @@
 
 An objective never reduces over the batch; the caller weights. "mse" is the plain error of the network's output, "vlb" the
 term of the bound at t in bits per dimension; those that an objective does not minimise carry no gradient.
-`check(variance)` refuses a variance that it cannot train, and is asked on every call too.
+A plain function is an objective too. `check(variance)`, where there is one, refuses a variance that cannot be trained, and is
+asked on every call too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ddpm_lab.diffusion.denoiser import Denoiser, Estimate
 from ddpm_lab.diffusion.likelihood import mse, vlb_term
 from ddpm_lab.diffusion.variances import Variance
 from ddpm_lab.diffusion.weightings import uniform
-from ddpm_lab.errors import UserError
+from ddpm_lab.errors import UserError, form
 
 Weighting = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,6 +31,22 @@ class Objective(Protocol):
     def __call__(  # noqa: D102
         self, denoiser: Denoiser, x_0: Tensor, t: Tensor, y: Tensor | None = None, noise: Tensor | None = None
     ) -> dict[str, Tensor]: ...
+
+
+def per_image(losses: object, images: int) -> dict[str, Tensor]:
+    """What an objective has returned for so many images. Raises ValueError unless it is a dict of tensors [B] with "loss"."""
+    if not isinstance(losses, dict) or "loss" not in losses:
+        came = f"a dict of {list(losses)}" if isinstance(losses, dict) else form(losses)
+        raise UserError(
+            f'an objective must return a dict that has "loss", one number for each image, and returned {came}'
+        )
+    for name, loss in losses.items():
+        if not isinstance(loss, Tensor) or loss.shape != (images,):
+            raise UserError(
+                f'an objective must return one number for each image, [{images}], and its "{name}" came as {form(loss)}: leave '
+                "the mean over the batch to the caller, and take that over an image's elements by .flatten(1).mean(1)"
+            )
+    return losses
 
 
 class Simple:
@@ -121,4 +138,7 @@ def _output_mse(denoiser: Denoiser, estimate: Estimate, x_0: Tensor, noise: Tens
 
 def _weigh(weighting: Weighting, denoiser: Denoiser, t: Tensor, error: Tensor) -> Tensor:
     snr, scale = denoiser.process.snr(t), denoiser.prediction.scale(denoiser.process, t)
-    return weighting(snr, scale).to(error.device, error.dtype) * error
+    weights = weighting(snr, scale)
+    if not isinstance(weights, Tensor) or weights.shape != error.shape:
+        raise UserError(f"a weighting must return a tensor [B] = {list(error.shape)}, and returned {form(weights)}")
+    return weights.to(error.device, error.dtype) * error

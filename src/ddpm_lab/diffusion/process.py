@@ -28,15 +28,19 @@ class Process(Tables):
 
     def __init__(self, betas: Tensor) -> None:
         super().__init__()
-        betas = torch.as_tensor(betas, dtype=torch.float64)
-        if (
-            betas.dim() != 1
-            or not len(betas)
-            or not bool(((betas > 0) & (betas <= 1)).all() and (betas[:-1] < 1).all())
-        ):
+        try:
+            betas = torch.as_tensor(betas, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(f"a schedule's betas must be numbers [T], and came as {type(betas).__name__}") from None
+        if betas.dim() != 1 or not len(betas):
+            raise UserError(f"betas must be a vector of at least one number, got shape {tuple(betas.shape)}")
+        wrong = ~((betas > 0) & (betas <= 1))  # NaN too
+        wrong[:-1] |= betas[:-1] == 1
+        if wrong.any():
+            t = int(wrong.nonzero()[0]) + 1
             raise UserError(
-                f"betas must be a vector of at least one number in (0, 1), of which the last alone may be 1, got shape "
-                f"{tuple(betas.shape)}: {betas}"
+                f"betas must lie in (0, 1), of which the last alone may be 1, and {int(wrong.sum())} of T={len(betas)} do not: "
+                f"the first is beta_{t} = {betas[t - 1].item():.6g}"
             )
         one = torch.ones(1, dtype=torch.float64)
         self.T = len(betas)

@@ -15,11 +15,12 @@ from ddpm_lab.errors import UserError
 
 
 def _checked(betas: Tensor, schedule: str) -> Tensor:
-    if betas.numel() < 1 or not bool(((betas > 0) & (betas <= 1)).all()):
-        low, high = (betas.min().item(), betas.max().item()) if betas.numel() else (math.nan, math.nan)
+    wrong = ~((betas > 0) & (betas <= 1))  # NaN too
+    if wrong.any():
+        t = int(wrong.nonzero()[0]) + 1
         raise UserError(
-            f"schedule {schedule}: every beta must lie in (0, 1], but with T={betas.numel()} they run from {low:.4g} to "
-            f"{high:.4g}; change T, beta_start or beta_end"
+            f"schedule {schedule}: every beta must lie in (0, 1], and {int(wrong.sum())} of T={len(betas)} do not: the first "
+            f"is beta_{t} = {betas[t - 1].item():.4g}; change T, beta_start or beta_end"
         )
     return betas
 
@@ -102,4 +103,4 @@ def sigmoid(T: int, beta_start: float = 1e-4, beta_end: float = 0.02, steepness:
 
 def explicit(betas: Sequence[float]) -> Tensor:
     """The betas themselves, beta_1 first: those of a model that was trained elsewhere."""
-    return _checked(torch.tensor(list(betas), dtype=torch.float64), "explicit")
+    return torch.tensor(list(betas), dtype=torch.float64)

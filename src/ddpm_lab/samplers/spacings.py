@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ddpm_lab.errors import UserError
+from ddpm_lab.errors import UserError, brief
 
 Spacing = str | Sequence[int] | Callable[[int, int], list[int]]
 
@@ -88,7 +88,7 @@ def timesteps(T: int, steps: int | None, spacing: Spacing) -> list[int]:
         chosen = sections(T, spacing)
         if steps not in (None, len(chosen)):
             raise UserError(
-                f"spacing={list(spacing)} makes {len(chosen)} steps, but steps={steps}; set steps={len(chosen)} or null"
+                f"spacing={brief(spacing)} makes {len(chosen)} steps, but steps={steps}; set steps={len(chosen)} or null"
             )
         return chosen
     given, steps = steps, T if steps is None else steps
@@ -104,7 +104,8 @@ def timesteps(T: int, steps: int | None, spacing: Spacing) -> list[int]:
         or given not in (None, len(chosen))
     ):
         raise UserError(
-            f"spacing: the function must return steps={given} ascending, different timesteps of 1..T = 1..{T}, got {chosen}"
+            f"spacing: the function must return steps={given} ascending, different timesteps of 1..T = 1..{T}, got "
+            f"{brief(chosen)}"
         )
     return chosen
 

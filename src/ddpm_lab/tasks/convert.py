@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from ddpm_lab import runs
+from ddpm_lab import runs, searchpath
 from ddpm_lab.checkpoints import diffusers, openai, schedulers
 from ddpm_lab.checkpoints.tensors import read_tensors
 from ddpm_lab.diffusion.process import Process
@@ -160,16 +160,14 @@ def _to_run(config: DictConfig, source: Foreign, out: Path) -> Pairs:
 
 def _compose(config: DictConfig, source: Foreign) -> DictConfig:
     """The configuration of a training that would give this model."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra import compose
 
-    GlobalHydra.instance().clear()
     choices = ["schedule=explicit"]
     if source.is_classifier:
         choices.append("task=classifier")
     elif source.scheduled is not None and source.scheduled.variance.heads == 2:
         choices.append("objective=hybrid")
-    with initialize_config_dir(str(Path(__file__).parents[3] / "conf"), version_base="1.3"):
+    with searchpath.opened("train"):
         run = compose("train", choices)
     OmegaConf.set_struct(run, False)
     run.data = OmegaConf.to_container(config.data, resolve=True)  # its interpolations are of this configuration

@@ -22,6 +22,7 @@ from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statisti
 from ddpm_lab.parts import named, part
 from ddpm_lab.tasks import cautions
 from ddpm_lab.tasks.building import build_extractor, find_device, set_threads, to_draw
+from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import check_source, load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
 
@@ -63,6 +64,7 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
     # What cannot be sampled is refused before the bound, which can take long.
     steered = guide(config.guidance, run, to_draw(denoiser, config.precision, config.compile))
     chosen, sampler = chosen_labels(config.labels, steered), instantiate(config.sampler, _convert_="all")
+    check_methods("sampler", sampler)
     if ranks.first():
         for sentence in cautions.of_drawing(denoiser.process, [] if config.n is None else [sampler]):
             print(f"warning: {sentence}", flush=True)

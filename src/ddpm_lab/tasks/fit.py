@@ -28,8 +28,8 @@ from ddpm_lab.tasks.foreign import settle
 from ddpm_lab.tasks.inspecting import briefly, inspect
 
 
-def fit(config: DictConfig) -> float:
-    """Train; leave a run folder; return its optimized_metric (nan where it has none).
+def fit(config: DictConfig) -> None:
+    """Train; leave a run folder.
 
     Raises FileExistsError for a folder that holds a run, unless it is to be resumed.
     """
@@ -46,7 +46,8 @@ def fit(config: DictConfig) -> float:
 
     _hush()
     if config.inspect:
-        return _inspect(config)
+        _inspect(config)
+        return
     first = _is_first_process()
     sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else os.environ.get(SWEEP)
     if first and sweep and not (folder / ".hydra").exists():
@@ -74,11 +75,10 @@ def fit(config: DictConfig) -> float:
     step, seconds, before = 0, 0.0, None
     if checkpoint:
         step, before, module.adapt = resuming.check(checkpoint, module, config.allow_changes)
-        metrics = runs.read_metrics(folder)
-        seconds = metrics.get("train/seconds", 0.0)
+        seconds = runs.read_metrics(folder).get("train/seconds", 0.0)
         if done(folder) == step and 0 <= config.trainer.max_steps <= step:
             say(f"{folder} is complete, with {step} steps; a greater trainer.max_steps would train on")
-            return metrics.get(config.optimized_metric, math.nan)
+            return
     provenance = runs.provenance_of(folder, list(hydra_config.overrides.task)) if first else {"id": None}
 
     def begin() -> None:
@@ -127,22 +127,14 @@ def fit(config: DictConfig) -> float:
         runs.add_metrics(folder, {"step": trainer.global_step})
         mark_done(folder, trainer.global_step)
     say(f"done in {time.perf_counter() - start:.0f} s -> {folder}")
-    metrics = runs.read_metrics(folder)
-    if sweep and config.optimized_metric not in metrics:
-        known = ", ".join(name for name, value in metrics.items() if isinstance(value, float))
-        say(
-            f"warning: this job returns nan to its sweep: it has no optimized_metric={config.optimized_metric}, but {known}"
-        )
-    return metrics.get(config.optimized_metric, math.nan)
 
 
-def _inspect(config: DictConfig) -> float:
+def _inspect(config: DictConfig) -> None:
     """inspect=true: what is in the data set, and nothing trained or left behind."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError("inspect=true looks at one data set: leave -m out")
     if _is_first_process():
         inspect(config)
-    return math.nan
 
 
 def _hush() -> None:

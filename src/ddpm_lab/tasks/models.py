@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from ddpm_lab.errors import UserError
 from ddpm_lab.networks.compiling import GRAPHS, compile_network
+from ddpm_lab.tasks import contracts
 from ddpm_lab.tasks.building import build_classifier, build_denoiser, channels_last
 
 if TYPE_CHECKING:
@@ -34,9 +34,11 @@ class DiffusionModel:
 
     def check(self, config: DictConfig) -> None:
         """Refuse, before anything large is built or read, what cannot be trained: ValueError says what to set."""
-        if not _takes(config.network, "out_channels"):
+        takes = contracts.takes(config)
+        if "out_channels" not in takes and "**" not in takes:
             raise UserError(
-                f"network {config.network._target_.rsplit('.', 1)[-1]} has no images as output: it is for task=classifier"
+                f"network {config.network._target_.rsplit('.', 1)[-1]} has no images as output: it is for task=classifier "
+                "(one that makes images takes out_channels, how many channels it is to return)"
             )
         check_callbacks(config, ["NoisyAccuracy"], "diffusion", "default or generation_metrics")
         if "weighting" not in config.objective and not config.weighting._target_.endswith(".uniform"):
@@ -44,7 +46,7 @@ class DiffusionModel:
                 f"weighting={config.weighting._target_.rsplit('.', 1)[-1]} has no part in this objective: the bound's "
                 "weights are what they are; leave weighting=uniform, or set objective=simple or hybrid"
             )
-        instantiate(config.objective).check(instantiate(config.variance))
+        contracts.check_parts(config)
         if config.class_conditional and config.data.num_classes is None and config.data.get("classes") is None:
             raise UserError(
                 f"class_conditional=true needs labels, and data={config.data.name} has none: declare how many classes there "
@@ -79,7 +81,8 @@ class ClassifierModel:
 
     def check(self, config: DictConfig) -> None:
         """As of `DiffusionModel`."""
-        if _takes(config.network, "out_channels") and not _takes(config.network, "path"):  # pretrained may be either
+        takes = contracts.takes(config)
+        if "out_channels" in takes and "path" not in takes:  # pretrained may be either
             raise UserError(
                 "task=classifier needs a network that ends in classes, such as network=classifier_tiny or classifier_small, "
                 f"and {config.network._target_.rsplit('.', 1)[-1]} ends in images"
@@ -105,17 +108,16 @@ class ClassifierModel:
         return _module(config, cast("Denoiser", build_classifier(config)), CrossEntropy(), conditional=True)
 
 
-def _takes(network: DictConfig, argument: str) -> bool:
-    return argument in inspect.signature(get_object(network._target_)).parameters
-
-
 def _module(config: DictConfig, denoiser: Denoiser, objective: object, **options: object) -> Diffusion:
     from ddpm_lab.training.diffusion import Diffusion
 
+    timesteps = instantiate(config.timestep_sampler, T=denoiser.process.T)
+    contracts.check_network(denoiser)
+    contracts.check_timesteps(timesteps, denoiser.process.T)
     module = Diffusion(
         denoiser,
         objective,  # type: ignore[arg-type]
-        instantiate(config.timestep_sampler, T=denoiser.process.T),
+        timesteps,
         instantiate(config.optimizer),
         instantiate(config.lr_scheduler),
         ema_rates=config.ema_rates,

@@ -16,6 +16,7 @@ from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import to_float
 from ddpm_lab.tasks import cautions
 from ddpm_lab.tasks.building import find_device, set_threads, to_draw
+from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
 
@@ -32,6 +33,7 @@ def sample(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     task = instantiate(config.task, _convert_="all")
     sampler = instantiate(config.sampler, _convert_="all")
+    check_methods("sampler", sampler)
     run, denoiser, step = load_model(config)
     device = find_device(config.accelerator)
     denoiser.to(device)

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.guidance import drop_labels
-from ddpm_lab.diffusion.objectives import Objective
+from ddpm_lab.diffusion.objectives import Objective, per_image
 from ddpm_lab.diffusion.timesteps import TimestepSampler
 from ddpm_lab.seeds import ImageNoise, mix, reseed
 from ddpm_lab.training.ema import EMA
@@ -110,7 +110,7 @@ class Diffusion(lightning.LightningModule):
         t, weight = t.to(x.device), weight.to(x.device)
         if y is not None and self.label_dropout > 0:
             y = drop_labels(y, self.label_dropout, self.null_label)
-        losses = self.objective(self.denoiser, x, t, y)
+        losses = per_image(self.objective(self.denoiser, x, t, y), len(x))
         self.timesteps.update(t, losses["loss"].detach())
         self.train_means.add(losses, quartile=4 * (t - 1) // self.denoiser.process.T)
         if self.guard:
