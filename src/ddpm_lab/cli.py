@@ -29,7 +29,9 @@ from ddpm_lab.folders import (
     done,
     folder_of_a_job,
     folder_of_this_command,
+    new_folder,
     remember_command_line,
+    remove_if_empty,
     stamp,
     swept,
 )
@@ -79,6 +81,7 @@ def door(config_name: str, task: str, *also: str) -> None:
                 if (sweep or SWEEP in os.environ) and not (sentence == LOST and note.exists()):
                     note.write_text(f"{sentence}\n")
             if not sweep:
+                remove_if_empty(folder)
                 sys.exit(1)
             return math.nan  # the other jobs go on
 
@@ -102,10 +105,10 @@ def _root() -> Path:
     return Path(command_line()[0]).parent
 
 
-def _output_folder(run: str | None, pretrained: str | None, samples: str | None = None) -> str:
+def _output_folder(kind: str, run: str | None, pretrained: str | None, samples: str | None = None) -> str:
     from ddpm_lab.runs import output_folder
 
-    return str(output_folder(run, pretrained, samples))
+    return str(output_folder(kind, run, pretrained, samples))
 
 
 def _tell(error: Exception, config_name: str) -> str:
@@ -234,4 +237,5 @@ OmegaConf.register_new_resolver("job_folder", folder_of_a_job, replace=True)
 OmegaConf.register_new_resolver("stamp", stamp, replace=True)
 OmegaConf.register_new_resolver("swept", swept, replace=True)
 # Once per sweep, whose jobs must not each find a folder of their own.
+OmegaConf.register_new_resolver("new_folder", new_folder, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("this_command", folder_of_this_command, replace=True, use_cache=True)

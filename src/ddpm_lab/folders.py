@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -60,6 +63,33 @@ def stamp(now: str) -> str:
     if int(os.environ["GROUP_WORLD_SIZE"]) > 1:
         raise UserError("torchrun on several nodes needs a name that they share: add --rdzv-id=…, or hydra.run.dir=…")
     return f"torchrun-{os.getppid()}-{int(Path(f'/proc/{os.getppid()}').stat().st_ctime)}"
+
+
+@functools.cache  # what names the folder is asked more than once, and makes it the first time
+def new_folder(parent: str, now: str) -> str:
+    """A folder below `parent` of this command's own, named `stamp(now)`, with _2, _3, … where that is another's."""
+    name = stamp(now)
+    for k in itertools.count(1):
+        folder = Path(parent) / (name if k == 1 else f"{name}_{k}")
+        if name != now:  # processes of one command, none of which writes before all are here
+            if not folder.is_dir() or not any(folder.iterdir()):
+                break
+            continue
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+    return str(folder)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Leave nothing of a command that has written nothing: neither its folder, nor those above that hold nothing else."""
+    with suppress(OSError):
+        os.removedirs(folder)
+
+
+def shown(path: Path) -> Path:
+    """The path as people read it: from here where it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def folder_of_a_job(overrides: str) -> str:
