@@ -76,6 +76,12 @@ def run(door: str, *arguments: str, cwd: Path = ROOT, expect: int = 0, timeout: 
     return printed
 
 
+def written(run: Path, name: str) -> Path:
+    """The newest file of this name that sample.py or evaluate.py has written in a run's folder."""
+    found = [path for kind in ("drawn", "evaluations") for path in run.glob(f"{kind}/*/{name}")]
+    return max(found, key=lambda path: path.stat().st_mtime_ns)
+
+
 def checkpoint(folder: Path) -> dict:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 

@@ -15,8 +15,9 @@ MODULES = {
 }
 DOORS = ("train.py", "sample.py", "evaluate.py", "report.py", "convert.py")
 
-# A room (or module) may import itself, errors and these. seeds, parts, pixels and pictures are leaves that anyone may use.
-LEAVES = {"seeds", "parts", "pixels", "pictures"}
+# A room (or module) may import itself, errors and these. seeds, parts, pixels, pictures and wording are leaves that anyone may
+# use.
+LEAVES = {"seeds", "parts", "pixels", "pictures", "wording"}
 MAY_IMPORT = {
     "diffusion": set(),
     "samplers": {"diffusion", "seeds"},
@@ -32,6 +33,7 @@ MAY_IMPORT = {
     "parts": set(),
     "pixels": set(),
     "pictures": {"pixels"},
+    "wording": set(),
     "ranks": set(),
     "errors": set(),
     "runs": set(),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.doors import QUICK, ROOT, checkpoint, command, environment, run, scalars, width
+from tests.doors import QUICK, ROOT, checkpoint, command, environment, run, scalars, width, written
 from tests.wandb_file import keys_of
 
 
@@ -109,31 +109,42 @@ def test_sample_is_the_same_image_at_any_batch_size(trained: Path, tmp_path: Pat
     assert len(np.unique(images[0].reshape(5, -1), axis=0)) == 5
 
 
-def test_sample_and_evaluate_write_into_the_run_folder(trained: Path) -> None:
-    run("sample", f"run={trained}", "n=3", "sampler=ancestral", "sampler.steps=5", "weights=raw")
-    assert np.load(trained / "samples.npz")["arr_0"].shape == (3, 8, 8, 1)
-    whole = np.load(trained / "samples.npz")["arr_0"].astype(int)
-    options = ["n=3", "sampler=ancestral", "sampler.steps=5", "weights=raw", "precision=bf16"]
-    run("sample", f"run={trained}", *options)
-    assert 0 < abs(np.load(trained / "samples.npz")["arr_0"].astype(int) - whole).mean() < 2  # grey levels
-    assert json.loads((trained / "samples.json").read_text())["protocol"]["precision"] == "bf16"
+def test_sample_and_evaluate_overwrite_nothing(trained: Path) -> None:
+    before = {path: path.read_bytes() for path in trained.glob("**/*") if path.is_file()}
+    folders = {*trained.glob("drawn/*"), *trained.glob("evaluations/*")}
+    options = ["n=3", "sampler=ancestral", "sampler.steps=5", "weights=raw"]
+    images = []
+    for precision in ("fp32", "bf16"):
+        said = run("sample", f"run={trained}", *options, f"precision={precision}")
+        drawn = written(trained, "samples.npz")
+        assert f"-> {drawn.parent}/samples.png, samples.npz, samples.json" in said
+        images.append(np.load(drawn)["arr_0"].astype(int))
+        record = json.loads(drawn.with_suffix(".json").read_text())
+        assert record["protocol"]["precision"] == precision
+        assert record["overrides"] == [f"run={trained}", *options, f"precision={precision}"]
+    assert images[0].shape == (3, 8, 8, 1)
+    assert 0 < abs(images[1] - images[0]).mean() < 2  # grey levels
     assert "neither fp32 nor bf16" in run("sample", f"run={trained}", "n=3", "precision=fp8", expect=1)
     assert "compile=fast is none of" in run("evaluate", f"run={trained}", "compile=fast", expect=1)
-    before = json.loads((trained / "metrics.json").read_text())
-    texts = []
-    for _ in range(2):
-        run("evaluate", f"run={trained}", "bound.images=20", "dashboard=none")
-        texts.append((trained / "metrics.json").read_text())
-    metrics = json.loads(texts[0])
-    assert metrics == {**json.loads(texts[1]), **{k: v for k, v in metrics.items() if k.startswith("seconds")}}
+    found = []
+    for name in (trained, trained / "checkpoints" / "last.ckpt"):
+        said = run("evaluate", f"run={name}", "bound.images=20", "dashboard=none")
+        found.append(json.loads(written(trained, "metrics.json").read_text()))
+        assert said.splitlines()[-1] == f"-> {written(trained, 'metrics.json')}"
+        assert found[-1].pop("overrides") == [f"run={name}", "bound.images=20", "dashboard=none"]
+    metrics = found[0]
+    assert metrics == {**found[1], **{k: v for k, v in metrics.items() if k.startswith("seconds")}}
     assert len(metrics["test/bits_per_dim_terms"]["vlb"]) == 40
     assert metrics["test/bits_per_dim_protocol"]["step"] == 12
     # The estimate of the training run and the exact bound are of the same 20 images.
-    error = before["test/bits_per_dim_standard_error"]
-    assert abs(metrics["test/bits_per_dim"] - before["test/bits_per_dim"]) < 4 * error
-    assert width(trained / "test_bits_per_dim.png") > 500
+    of_training = json.loads((trained / "metrics.json").read_text())
+    error = of_training["test/bits_per_dim_standard_error"]
+    assert abs(metrics["test/bits_per_dim"] - of_training["test/bits_per_dim"]) < 4 * error
+    assert width(written(trained, "test_bits_per_dim.png")) > 500
     run("evaluate", f"run={trained}", "bound.images=4", "bound.timesteps=8", "dashboard=none")
-    assert "test/bits_per_dim_8_steps" in json.loads((trained / "metrics.json").read_text())
+    assert "test/bits_per_dim_8_steps" in json.loads(written(trained, "metrics.json").read_text())
+    assert {path: path.read_bytes() for path in before} == before
+    assert len({*trained.glob("drawn/*"), *trained.glob("evaluations/*")} - folders) == 5  # what failed has left none
 
 
 @pytest.mark.parametrize(
@@ -204,7 +215,7 @@ def test_passes_over_the_data_labels_and_mixed_precision(tmp_path: Path) -> None
     assert state["denoiser.network.conv_in.weight"].dtype == torch.float32
     assert list((folder / "tensorboard").glob("events*"))
     run("sample", f"run={folder}", "n=12", "weights=1", "sampler=ancestral", "sampler.spacing=[2,1]")
-    with np.load(folder / "samples.npz") as arrays:
+    with np.load(written(folder, "samples.npz")) as arrays:
         assert arrays["arr_1"].tolist() == [*range(10), 0, 1]
 
 

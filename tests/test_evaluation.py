@@ -14,7 +14,7 @@ from PIL import Image
 
 from ddpm_lab.data.digits import digits
 from ddpm_lab.parts import part
-from tests.doors import QUICK, ROOT, checkpoint, environment, run, scalars, width
+from tests.doors import QUICK, ROOT, checkpoint, environment, run, scalars, width, written
 from tests.wandb_file import keys_of
 
 QUICK_FEATURES = ["features=classifier", "features.steps=40"]
@@ -35,8 +35,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(trained: Path, cache: Path) -> Path:
+    """The folder of an evaluation of `trained`."""
     run("evaluate", *of_run(trained, cache), "bound.images=20")
-    return trained
+    return written(trained, "metrics.json").parent
 
 
 def of_run(folder: Path, cache: Path) -> list[str]:
@@ -82,17 +83,19 @@ def test_every_metric_with_its_protocol_and_pictures(evaluated: Path) -> None:
         assert width(evaluated / f"{name}.png") > 200, name
 
 
-def test_the_same_call_gives_the_same_file_but_for_times(evaluated: Path, cache: Path) -> None:
-    before = metrics(evaluated)
-    run("evaluate", *of_run(evaluated, cache), "bound.images=20")
-    assert without_times(metrics(evaluated)) == without_times(before)
+def test_the_same_call_gives_the_same_numbers(trained: Path, evaluated: Path, cache: Path) -> None:
+    run("evaluate", *of_run(trained, cache), "bound.images=20")
+    again = written(trained, "metrics.json").parent
+    assert again != evaluated
+    assert without_times(metrics(again)) == without_times(metrics(evaluated))
 
 
-def test_two_ranks_give_what_one_gives(evaluated: Path, cache: Path, tmp_path: Path) -> None:
+def test_two_ranks_give_what_one_gives(trained: Path, evaluated: Path, cache: Path) -> None:
     before = metrics(evaluated)
-    output = on_two_ranks(*of_run(evaluated, cache), "bound.images=20", "pictures=false", f"hydra.run.dir={tmp_path}")
+    output = on_two_ranks(*of_run(trained, cache), "bound.images=20", "pictures=false")
     assert output.count(" fid50 ") == 1  # one process speaks
-    found = metrics(tmp_path)
+    assert len(list(trained.glob("evaluations/torchrun-*"))) == 1  # and they agree where it writes
+    found = metrics(written(trained, "metrics.json").parent)
     for name in [*(f"{name}50" for name in METRICS), "test/bits_per_dim", "test/bits_per_dim_standard_error"]:
         assert found[name] == pytest.approx(before[name], rel=1e-9, abs=1e-12), name
 
@@ -116,17 +119,17 @@ def test_a_rank_that_fails_stops_the_job_with_its_message(tmp_path: Path, cache:
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_the_offline_wandb_run_holds_numbers_table_and_pictures(evaluated: Path) -> None:
+def test_the_offline_wandb_run_holds_numbers_table_and_pictures(trained: Path, evaluated: Path) -> None:
     file = sorted(evaluated.glob("wandb/offline-run-*/*.wandb"))[0]
     keys = keys_of(file)
     assert {"fid50", "test/bits_per_dim", "evaluation/nrows", "judged/path", "neighbours/path"} <= keys["history"]
-    assert keys["group"] == {evaluated.name}
+    assert keys["group"] == {trained.name}
     assert "exit" in keys["kinds"]
 
 
-def test_files_are_judged_like_a_run(evaluated: Path, cache: Path, tmp_path: Path) -> None:
+def test_files_are_judged_like_a_run(trained: Path, evaluated: Path, cache: Path, tmp_path: Path) -> None:
     options = ["sampler.steps=3", "n=50", f"hydra.run.dir={tmp_path}/drawn"]
-    run("sample", f"run={evaluated}", *options, "batch_size=16")
+    run("sample", f"run={trained}", *options, "batch_size=16")
     archive = tmp_path / "drawn" / "samples.npz"
     images = np.load(archive)["arr_0"]
     folder = tmp_path / "folder"
@@ -174,7 +177,7 @@ def test_statistics_go_out_and_come_in(cache: Path, tmp_path: Path) -> None:
 def test_a_sweep_over_samplers_and_steps_ends_with_curves(trained: Path, cache: Path) -> None:
     options = ["sampler=ddim,ancestral", "sampler.steps=2,4", "n=30", "bound=none", "pictures=false", "dashboard=none"]
     run("evaluate", "-m", f"run={trained}", *options, "threads=1", f"cache={cache}", *QUICK_FEATURES)
-    folder = trained / "evaluations"
+    folder = written(trained, "metrics_vs_steps.png").parent
     assert len([path for path in folder.iterdir() if path.is_dir()]) == 4
     assert width(folder / "metrics_vs_steps.png") > 500
     assert "fid" in (folder / "metrics_vs_steps.csv").read_text()

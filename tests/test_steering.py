@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddpm_lab.data.digits import digits
 from ddpm_lab.parts import part
-from tests.doors import QUICK, checkpoint, run, scalars, width
+from tests.doors import QUICK, checkpoint, run, scalars, width, written
 
 SHORT = [option for option in QUICK if not option.startswith(("callbacks", "sampler"))]
 DRAW = ["sampler.steps=3", "threads=1"]
@@ -36,9 +36,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def drawn(folder: Path, name: str) -> np.lib.npyio.NpzFile:
-    assert width(folder / f"{name}.png") > 100
-    assert "protocol" in json.loads((folder / f"{name}.json").read_text())
-    return np.load(folder / f"{name}.npz")
+    assert width(written(folder, f"{name}.png")) > 100
+    return np.load(written(folder, f"{name}.npz"))
+
+
+def protocol_of(folder: Path, name: str) -> dict:
+    return json.loads(written(folder, f"{name}.json").read_text())["protocol"]
 
 
 def test_a_classifier_is_trained_like_any_model(runs: dict[str, Path]) -> None:
@@ -73,7 +76,7 @@ def test_a_grid_for_each_class(runs: dict[str, Path]) -> None:
     with drawn(runs["conditional"], "classes") as arrays:
         assert arrays["arr_0"].shape == (80, 8, 8, 1)
         assert arrays["arr_1"].tolist() == [label for label in range(10) for _ in range(8)]
-    protocol = json.loads((runs["conditional"] / "classes.json").read_text())["protocol"]
+    protocol = protocol_of(runs["conditional"], "classes")
     assert protocol["guidance"] == "classifier_free"
     assert protocol["guidance.scale"] == 1.0
 
@@ -89,7 +92,7 @@ def test_a_grid_for_each_class(runs: dict[str, Path]) -> None:
         ("invert", "invert", ["task.steps=[3,6]"]),
         ("consistency", "consistency", ["task.steps=[3,6]"]),
         ("vary", "vary", ["task.variations=3"]),
-        ("progressive", "progressive", ["labels=none"]),
+        ("progressive", "progressive", ["labels=none", "images=nowhere"]),
         (
             "generate",
             "samples",
@@ -99,7 +102,17 @@ def test_a_grid_for_each_class(runs: dict[str, Path]) -> None:
 )
 def test_every_task(runs: dict[str, Path], task: str, name: str, options: list[str]) -> None:
     given = [option.replace("ITSELF", str(runs["conditional"])) for option in options]
-    run("sample", f"run={runs['conditional']}", f"task={task}", "n=2", *DRAW, *given)
+    said = run("sample", f"run={runs['conditional']}", f"task={task}", "n=2", *DRAW, *given)
+    protocol = protocol_of(runs["conditional"], name)
+    of_images = {"inpaint", "invert"}
+    unlabelled = {"interpolate", "interpolate_latents", "progressive"}
+    assert protocol["labels"].startswith(
+        "those of the images" if task in of_images else "none" if task in unlabelled else "in turn: "
+    )
+    from_images = task in {"inpaint", "interpolate", "interpolate_latents", "edit", "invert"}
+    assert (protocol["sources"] is not None) == from_images
+    assert protocol["images"] is None
+    assert ("note: images=nowhere has no part in task=progressive" in said) == (task == "progressive")
     with drawn(runs["conditional"], name) as arrays:
         assert arrays["arr_0"].dtype == np.uint8
         assert len(arrays["arr_0"]) == len(arrays["arr_1"])
@@ -109,7 +122,7 @@ def test_every_task(runs: dict[str, Path], task: str, name: str, options: list[s
         if task == "generate":
             assert arrays["arr_1"].tolist() == [0, 3]
     if task in ("edit", "invert", "consistency", "vary"):
-        assert width(runs["conditional"] / f"{name}_error.png") > 100
+        assert width(written(runs["conditional"], f"{name}_error.png")) > 100
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
@@ -138,11 +151,11 @@ def test_callbacks_of_another_task_are_refused(tmp_path: Path) -> None:
 def test_the_protocol_holds_the_task_and_its_guidance(runs: dict[str, Path]) -> None:
     guided = ["guidance=autoguidance", f"guidance.weak={runs['conditional']}", "guidance.weights=raw"]
     run("sample", f"run={runs['conditional']}", "task=inpaint", "n=1", "task.jump_length=1", *DRAW, *guided)
-    protocol = json.loads((runs["conditional"] / "inpaint.json").read_text())["protocol"]
+    protocol = protocol_of(runs["conditional"], "inpaint")
     assert protocol["task"] == {"name": "inpaint", "mask": "half", "fillings": 4, "jump_length": 1, "resamples": 10}
     assert (protocol["guidance.weak"], protocol["guidance.weights"]) == (str(runs["conditional"]), "raw")
     run("sample", f"run={runs['conditional']}", "task=consistency", "n=1", "task.steps=[2,3]", *DRAW)
-    assert json.loads((runs["conditional"] / "consistency.json").read_text())["protocol"]["steps"] == [2, 3]
+    assert protocol_of(runs["conditional"], "consistency")["steps"] == [2, 3]
 
 
 def test_where_nothing_is_drawn_nothing_is_steered(runs: dict[str, Path]) -> None:
@@ -164,7 +177,7 @@ def test_images_from_files(runs: dict[str, Path], tmp_path: Path) -> None:
         with drawn(runs["plain"], "edit") as arrays:
             assert np.array_equal(arrays["source"], chosen)
             found.append(arrays["arr_0"])
-        protocol = json.loads((runs["plain"] / "edit.json").read_text())["protocol"]
+        protocol = protocol_of(runs["plain"], "edit")
         assert protocol["sources"] == f"4 of 6, seed 0, of images={source}"
     assert np.array_equal(*found)
     run("sample", f"run={runs['plain']}", "task=invert", "task.steps=[3]", f"images={tmp_path}/0.png", "n=1", *DRAW)

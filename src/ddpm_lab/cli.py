@@ -29,6 +29,7 @@ from ddpm_lab.folders import (
     folder_of_this_command,
     is_empty,
     leave_nothing,
+    new_folder,
     remember_command_line,
     stamp,
     swept,
@@ -121,10 +122,10 @@ def _arguments_of(overrides: OverridesConf) -> list[str]:
     return [*flags, *kept, *overrides.task]
 
 
-def _output_folder(run: str | None, pretrained: str | None, samples: str | None = None) -> str:
+def _output_folder(kind: str, run: str | None, pretrained: str | None, samples: str | None = None) -> str:
     from ddpm_lab.runs import output_folder
 
-    return str(output_folder(run, pretrained, samples))
+    return str(output_folder(kind, run, pretrained, samples))
 
 
 # Here and not in `door`: a launcher's processes unpickle a job, which imports this, and never pass a door.
@@ -133,4 +134,5 @@ OmegaConf.register_new_resolver("job_folder", folder_of_a_job, replace=True)
 OmegaConf.register_new_resolver("stamp", stamp, replace=True)
 OmegaConf.register_new_resolver("swept", swept, replace=True)
 # Once per sweep, whose jobs must not each find a folder of their own.
+OmegaConf.register_new_resolver("new_folder", new_folder, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("this_command", folder_of_this_command, replace=True, use_cache=True)

@@ -34,7 +34,7 @@ def wandb(
         project=project,
         group=group or run,
         job_type="evaluate",
-        name=f"evaluation of {folder.name}",
+        name=f"evaluation of {folder.name if run is None else f'{run}, {folder.name}'}",
         config=dict(config),
         mode=wandb_mode(),  # type: ignore[arg-type]
         settings=client.Settings(console="off", x_disable_stats=True),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -17,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from ddpm_lab.errors import UserError
 
 COMMAND = "DDPM_LAB_COMMAND"
+KINDS = ("evaluations", "drawn")  # of folders of a run, in which evaluate.py and sample.py make their own
 GO_ON = ("resume=auto", "resume=last", "skip_finished=true", "skip_finished=True")
 
 
@@ -88,6 +92,9 @@ def leave_nothing(folder: Path) -> None:
     prepared = {"scalars.csv", "wandb", "tensorboard"}  # by a run whose first step has not come
     if not later_rank and folder.is_dir() and folder.resolve() != Path.cwd() and set(os.listdir(folder)) <= prepared:
         shutil.rmtree(folder)
+        if folder.parent.name in KINDS:
+            with suppress(OSError):
+                folder.parent.rmdir()
 
 
 def stamp(now: str) -> str:
@@ -105,6 +112,27 @@ def stamp(now: str) -> str:
     if int(os.environ["GROUP_WORLD_SIZE"]) > 1:
         raise UserError("torchrun on several nodes needs a name that they share: add --rdzv-id=…, or hydra.run.dir=…")
     return f"torchrun-{os.getppid()}-{int(Path(f'/proc/{os.getppid()}').stat().st_ctime)}"
+
+
+@functools.cache  # what names the folder is asked more than once, and makes it the first time
+def new_folder(parent: str, now: str) -> str:
+    """A folder below `parent` of this command's own, named `stamp(now)`, with _2, _3, … where that is another's."""
+    name = stamp(now)
+    for k in itertools.count(1):
+        folder = Path(parent) / (name if k == 1 else f"{name}_{k}")
+        if name != now:  # processes of one command, none of which writes before all are here
+            if not folder.is_dir() or not any(folder.iterdir()):
+                break
+            continue
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+    return str(folder)
+
+
+def shown(path: Path) -> Path:
+    """The path as people read it: from here where it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def folder_of_a_job(overrides: str) -> str:

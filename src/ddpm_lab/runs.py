@@ -174,8 +174,9 @@ def complete(config: DictConfig | ListConfig) -> DictConfig:
     return merged
 
 
-def output_folder(run: str | None, pretrained: str | None, samples: str | None = None) -> Path:
-    """Where a model's images and numbers go: its run folder; for a model or images from elsewhere, a folder of their name.
+def output_folder(kind: str, run: str | None, pretrained: str | None, samples: str | None = None) -> Path:
+    """Where a model's images or numbers go, each command's to a folder of its own in there: the folder `kind` of its run; for a
+    model or images from elsewhere, a folder of their name.
 
     Raises ValueError unless one of the three is given.
     """
@@ -185,10 +186,10 @@ def output_folder(run: str | None, pretrained: str | None, samples: str | None =
             "samples=… (a folder of images, or an .npz with arr_0)"
         )
     if run is not None:
-        return checked_run(run)
-    kind = "evaluations" if pretrained is None else "pretrained"
+        return checked_run(run) / kind
     source = Path(str(samples or pretrained))
-    return Path("outputs") / kind / (source.stem if source.suffix in (".pt", ".ckpt", ".npz") else source.name)
+    name = source.stem if source.suffix in (".pt", ".ckpt", ".npz") else source.name
+    return Path("outputs") / kind / name if pretrained is None else Path("outputs") / "pretrained" / name / kind
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -116,8 +116,15 @@ def _key(config: DictConfig) -> tuple[str, str]:
 
 
 def read_results(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(job's folder below `folder`, its metrics.json) of every job that has one, in the order of the names."""
-    found = sorted(folder.glob("**/metrics.json"))
+    """(job's folder below `folder`, its metrics.json) of every job that has one, in the order of the names.
+
+    Those of a run's evaluations, which lie in its folder, are none of the sweep.
+    """
+    found = [
+        path
+        for path in sorted(folder.glob("**/metrics.json"))
+        if not any((run / "config.yaml").is_file() for run in path.parent.parents if folder in run.parents)
+    ]
     return [(str(path.parent.relative_to(folder)), json.loads(path.read_text())) for path in found]
 
 
@@ -139,7 +146,8 @@ def read_jobs(folder: Path) -> tuple[list[Job], dict[str, str]]:
         else:
             pairs = (override.lstrip("+~").partition("=") for override in overrides_of(record))
             overrides = {key: value for key, _, value in pairs if not key.startswith(("hydra.", "hydra/"))}
-            jobs.append(Job(overrides, json.loads((job / "metrics.json").read_text())))
+            metrics = job / "metrics.json"
+            jobs.append(Job(overrides, json.loads(metrics.read_text()) if metrics.is_file() else {}))
     return jobs, unfinished
 
 

@@ -55,6 +55,20 @@ def test_guidance_is_drawn_against_its_scale(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("key", ["n", "reference_n", "extractor"])
+def test_what_is_measured_otherwise_is_not_drawn(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [job("DDIM", 10, 9.0), job("DDIM", 20, 7.0), job("DDIM", 20, 2.0, **{key: 100})]
+    jobs[2].update(fid1k_protocol={**jobs[1]["fid1k_protocol"], key: 100}, kid1k_protocol=jobs[1]["kid1k_protocol"])
+    for each in jobs[:2]:
+        each["fid1k_protocol"].setdefault(key, 1000)
+    assert metric_curves(jobs, tmp_path) is not None
+    assert {p.metric for p in points(jobs, "steps")} == {"kid1k"}
+    assert (
+        f"fid1k is left out, for numbers of different protocols are not compared: {key}: 1000 for steps=10, 100 for"
+        in (capsys.readouterr().out)
+    )
+
+
 def test_nothing_is_drawn_where_nothing_can_be_compared(tmp_path: Path) -> None:
     assert not metric_curves([job("DDIM", 10, 1.0), job("Ancestral", 10, 2.0)], tmp_path)
     assert not metric_curves([{"test/bits_per_dim": 4.0}], tmp_path)

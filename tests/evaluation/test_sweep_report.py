@@ -1,6 +1,7 @@
 """Means and spreads over seeds; a run's curves."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,8 +37,44 @@ def test_what_can_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is finished"):
         rows([], None)
     text = sweep_report(JOBS, tmp_path, None)
+    drawn = [job(1.0, lr="0.00709381302456"), job(2.0, lr="0.00012345"), job(3.0, lr="0.00012349")]
+    for lr in ("lr=0.00709381 ", "lr=0.00012345 ", "lr=0.00012349 "):
+        assert lr in sweep_report(drawn, tmp_path, None)
     assert text.splitlines()[1].split() == ["schedule=linear", "2", "±", "1.4", "over", "2", "seeds"]
     assert width(tmp_path / "report.png") > 300
+
+
+def measured(value: float, lr: str, seed: str = "0", **protocol: Any) -> Job:
+    about = {"n": 32, "images": f"32 of 299, seed {seed}", "commit": lr, "step": 5, "labels": None, **protocol}
+    metrics = {"bound": value, "bound_prior": 0.1, "bound_protocol": about, "other": value, "other_protocol": {}}
+    return Job({"lr": lr, "seed": seed}, metrics)
+
+
+def test_numbers_of_different_protocols_are_not_compared(tmp_path: Path) -> None:
+    alike = [measured(3.0, "0.1"), measured(4.0, "0.001", labels="in turn: 0, 1"), measured(5.0, "0.001", seed="1")]
+    assert {(row.choice, row.metric) for row in rows(alike, None)} == {
+        (choice, metric) for choice in ("lr=0.1", "lr=0.001") for metric in ("bound", "other")
+    }
+    # What evaluate.py of an earlier version did to a run's metrics.json.
+    few = [*alike, measured(1.0, "0.001", seed="2", n=2, images="the first 2 of 299")]
+    sentence = (
+        "bound is left out, for numbers of different protocols are not compared: n: 32 for lr=0.1, seed=0, 2 for lr=0.001, "
+        "seed=2; images: "
+    )
+    text = sweep_report(few, tmp_path, None)
+    assert sentence in text
+    assert text.startswith("other\n")
+    assert {row.metric for row in rows(few, None)} == {"other"}
+    assert "bound" not in (tmp_path / "report.csv").read_text()
+    for named in ("bound", "bound_prior"):
+        with pytest.raises(ValueError, match=f"{named} is left out"):
+            sweep_report(few, tmp_path, [named])
+
+
+@pytest.mark.parametrize(("key", "compared"), [("schedule.T", True), ("sampler", True), ("lr", False)])
+def test_sampling_may_differ_where_the_sweep_varies_it(key: str, compared: bool) -> None:
+    jobs = [Job({key: str(k)}, {"fid": 1.0, "fid_protocol": {"sampler": "DDIM", "steps": k}}) for k in (10, 20)]
+    assert len(rows(jobs, None)) == (2 if compared else 0)
 
 
 def test_curves(tmp_path: Path) -> None:

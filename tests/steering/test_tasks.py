@@ -18,7 +18,7 @@ from ddpm_lab.samplers.sampler import Sampler
 from ddpm_lab.seeds import ImageNoise
 from ddpm_lab.steering.editing import Consistency, Edit, Invert, Vary
 from ddpm_lab.steering.inpainting import Inpaint
-from ddpm_lab.steering.interpolation import Interpolate, InterpolateLatents
+from ddpm_lab.steering.interpolation import Interpolate, InterpolateLatents, captions, fractions
 from ddpm_lab.steering.job import Job, Task
 from ddpm_lab.steering.plain import Classes, Generate, Progressive
 from tests.evaluation.toy import toy_denoiser
@@ -75,6 +75,20 @@ def test_images_labels_and_picture(task: Task, count: int, options: dict[str, An
     assert done.labels is None or done.labels.shape == (count,)
     assert done.sheet.width > 60
     assert done.told
+
+
+def test_what_is_told_of_one_image_and_of_fractions() -> None:
+    for task, told in (
+        (Generate(), "1 image"),
+        (Classes(), "1 image of each of 3 classes"),
+        (Edit([0.5]), "1 image at 1 strength; difference"),
+        (Invert([5]), "1 image; reconstruction"),
+        (Consistency([2, 5]), "1 latent; difference"),
+        (Inpaint("half", 1, 2, 2), "1 filling of 1 image; known"),
+        (InterpolateLatents(False, 3), "1 pair, 3 images"),
+    ):
+        assert task(job(n=1)).told.startswith(told)
+    assert captions(fractions(9)) == ["0", "0.125", "0.25", "0.375", "0.5", "0.625", "0.75", "0.875", "1"]
 
 
 def test_images_with_alpha_pass_every_task() -> None:

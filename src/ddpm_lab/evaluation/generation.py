@@ -21,6 +21,7 @@ from ddpm_lab.parts import named
 from ddpm_lab.pixels import WITH_ALPHA, to_uint8
 from ddpm_lab.samplers.generate import generate
 from ddpm_lab.samplers.sampler import Sampler, start_signal
+from ddpm_lab.wording import counted
 
 LONG = 60.0  # seconds; what takes longer says so before it starts
 
@@ -81,6 +82,7 @@ class Samples:
 
     shape: (C, H, W). chosen: labels, of which image k has that at k modulo their number; None for a model without.
     guidance: what is around the denoiser, for the protocol. class_names: of the labels; empty where they have none.
+    null_label: the one that stands for none, if the network knows it.
     """
 
     denoiser: Denoiser
@@ -91,6 +93,7 @@ class Samples:
     device: torch.device
     guidance: Mapping[str, Any] = field(default_factory=lambda: {"guidance": None})
     class_names: Sequence[str] = ()
+    null_label: int | None = None
 
     def __call__(self, indices: list[int]) -> Tensor:
         """Draw images in bytes, [len(indices), C, H, W]."""
@@ -119,6 +122,13 @@ class Samples:
         name = self.class_names[label] if label < len(self.class_names) else str(label)
         return name if name == str(label) else f"{label} ({name})"
 
+    def _labels_said(self) -> str | None:
+        if self.chosen is None:
+            return None
+        if list(self.chosen) == [self.null_label]:
+            return "none"
+        return f"in turn: {', '.join(map(self._numbered, self.chosen))}"
+
     @property
     def steps(self) -> int:
         """Steps of a walk; guidance and RePaint call networks more often."""
@@ -134,7 +144,7 @@ class Samples:
             "start_signal": float(f"{start_signal(self.sampler, self.denoiser.process):.4g}"),
             "variance": type(self.denoiser.variance).__name__,
             "seed": self.seed,
-            "labels": None if self.chosen is None else f"in turn: {', '.join(map(self._numbered, self.chosen))}",
+            "labels": self._labels_said(),
             **self.guidance,
         }
 
@@ -152,7 +162,10 @@ class Samples:
         seconds = rounds * (self.steps * network + features)
         if ranks.first() and seconds > LONG:
             where = f"{ranks.world_size()} processes" if ranks.world_size() > 1 else "one process"
-            print(f"{n} images in {self.steps} steps each: about {seconds / 60:.0f} min on {where}", flush=True)
+            print(
+                f"{counted(n, 'image')} in {counted(self.steps, 'step')} each: about {seconds / 60:.0f} min on {where}",
+                flush=True,
+            )
 
 
 def settings(sampler: Sampler) -> dict[str, Any]:

@@ -8,10 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpm_lab.evaluation.protocols import Protocol, differences, refusal
+
 # What metrics are drawn against, the first that varies: key of the protocol -> name of the axis.
 AXES = {"steps": "sampling steps", "guidance.scale": "guidance scale"}
-# What may differ beside it between two points of one line; any other difference of their protocols makes another line.
-ALONG = {"seed", "commit", "reference_images"}  # which of them are taken follows the seed
+# What may differ beside it between two points of one line.
+ALONG = {"seed", "commit", "packages"}
+# In what the points of one metric may not differ; any other difference of their protocols makes another line.
+FIXED = {
+    *("n", "samples", "features", "reference_features", "of", "subsets", "subset_size", "splits", "neighbours"),
+    *("reference", "reference_n", "reference_images", "extractor", "extractor_sha256", "resize", "transparent"),
+}
 
 
 class Point(NamedTuple):
@@ -25,23 +32,20 @@ class Point(NamedTuple):
 
 
 def points(jobs: Sequence[Mapping[str, Any]], axis: str) -> list[Point]:
-    """The points that the metrics.json of jobs hold: every number with a protocol that tells sampler and `axis`."""
-    found = [
-        (name, job[name], job[f"{name}_protocol"])
-        for job in jobs
-        for name in job
-        if {"sampler", axis} <= job.get(f"{name}_protocol", {}).keys()
-    ]
+    """The points that the metrics.json of jobs hold: every number with a protocol that tells sampler and `axis`.
+
+    A metric that `left_out` names has none.
+    """
+    refused = left_out(jobs, axis)
+    found = [entry for name, entries in _found(jobs, axis).items() if name not in refused for entry in entries]
     protocols = [protocol for _, _, protocol in found]
     apart = sorted(
         {
             key
             for a in protocols
             for key in a
-            if key not in {axis, *ALONG} and any(b.get(key) != a[key] for b in protocols)
+            if key not in {axis, *ALONG, *FIXED} and any(b.get(key) != a[key] for b in protocols)
         }
-        - {"n", "subsets", "subset_size", "splits", "neighbours", "reference_n"}  # of the metric, not of the job
-        - {"features", "reference_features"}
     )
     groups: dict[tuple[str, str, float], list[float]] = {}
     for name, value, protocol in found:
@@ -52,12 +56,36 @@ def points(jobs: Sequence[Mapping[str, Any]], axis: str) -> list[Point]:
     ]
 
 
+def left_out(jobs: Sequence[Mapping[str, Any]], axis: str) -> dict[str, str]:
+    """Metric -> why it is not drawn: its jobs' protocols differ in what makes numbers comparable."""
+    refused = {}
+    for name, entries in _found(jobs, axis).items():
+        protocols = [protocol for _, _, protocol in entries]
+        keys = [key for key in differences(protocols, ()) if key in FIXED]
+        if keys:
+            named = [(f"{axis}={protocol[axis]}", protocol) for protocol in protocols]
+            refused[name] = refusal(name, named, keys)
+    return refused
+
+
+def _found(jobs: Sequence[Mapping[str, Any]], axis: str) -> dict[str, list[tuple[str, float, Protocol]]]:
+    """Metric -> its (name, value, protocol) in every job that tells sampler and `axis`."""
+    found: dict[str, list[tuple[str, float, Protocol]]] = {}
+    for job in jobs:
+        for name in job:
+            if {"sampler", axis} <= job.get(f"{name}_protocol", {}).keys():
+                found.setdefault(name, []).append((name, job[name], job[f"{name}_protocol"]))
+    return found
+
+
 def metric_curves(jobs: Sequence[Mapping[str, Any]], folder: Path) -> Path | None:
     """Write metrics_vs_steps.png (or _scale) and its .csv to the folder; None, and nothing, where nothing can be compared."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
     axis = next((axis for axis in AXES if len({point.x for point in points(jobs, axis)}) > 1), None)
+    for sentence in {name: why for each in AXES for name, why in left_out(jobs, each).items()}.values():
+        print(sentence)
     if axis is None:
         return None
     found = points(jobs, axis)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ from ddpm_lab.parts import named
 from ddpm_lab.pictures import panels
 from ddpm_lab.pixels import to_float
 from ddpm_lab.runs import add_metrics
+from ddpm_lab.wording import counted
 
 
 class Report:
     """Collects what is found; rank zero writes each part as soon as it is there, so that a later failure loses nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
+        """overrides: the command's options, which are kept beside the numbers."""
         self.folder = folder
+        self.overrides = list(overrides)
         self.found: dict[str, Any] = {}
         self.pictures: list[Path] = []
 
@@ -32,7 +35,7 @@ class Report:
         """Write to metrics.json."""
         self.found |= found
         if ranks.first():
-            add_metrics(self.folder, dict(found))
+            add_metrics(self.folder, {"overrides": self.overrides, **found})
 
     def add_bound(self, bound: Bound, *, weights: str, step: int, commit: str) -> None:
         """Write the bound with its protocol, and pictures of its terms where they are all known; print it."""
@@ -62,7 +65,7 @@ class Report:
     def draw_samples(self, samples: Samples, judged: Judged, train: Images, test: Images) -> None:
         """Write the progressive strip of the samples, and their nearest neighbours in the training set. On rank zero alone."""
         sampler = type(samples.sampler).__name__
-        caption = f"estimates of the image along {samples.steps} steps of {sampler}"
+        caption = f"estimates of the image along {counted(samples.steps, 'step')} of {sampler}"
         progressive_strip(samples, caption, self.picture("progressive.png"))
         medians, protocol = neighbours_picture(judged.shown, train, test, self.picture("neighbours.png"), samples.seed)
         self.add({f"nearest_training_image_{name}": distance for name, distance in medians.items()})

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_lab.errors import UserError
+from ddpm_lab.evaluation.protocols import OF_THE_MODEL, differences, protocol_of, refusal
 
 OF_THE_PLACE = ("resume", "skip_finished", "data_root", "cache", "threads", "logger")  # they change no number
+# How images are drawn may differ, too, where the sweep varies an option with such a word in it.
+DRAWN = {"sampler", "eta", "spacing", "clip", "steps"}
+VARIES_IT = {"sampler", "final_sampler", "schedule"}
 
 
 class Job(NamedTuple):
@@ -34,39 +38,68 @@ class Row(NamedTuple):
 
 
 def rows(jobs: Sequence[Job], metrics: Sequence[str] | None) -> list[Row]:
-    """The rows of the table. metrics: None takes all numbers that have a protocol beside them.
+    """The rows of the table. metrics: None takes all numbers that have a protocol beside them, but for those of `left_out`.
 
     Raises ValueError where there is no job, or none has a metric that is named.
     """
-    if not jobs:
-        raise UserError("no run in this folder is finished (has a file DONE)")
-    known = sorted({name for job in jobs for name, value in job.metrics.items() if isinstance(value, (int, float))})
-    for name in metrics or ():
-        if name not in known:
-            raise UserError(f"no run has a metric {name}; they have {', '.join(known)}")
-    shown = metrics or [name for name in known if any(f"{name}_protocol" in job.metrics for job in jobs)]
-    varied = [
-        key
-        for key in dict.fromkeys(key for job in jobs for key in job.overrides)
-        if key != "seed" and key.split(".")[0] not in OF_THE_PLACE and len({job.overrides.get(key) for job in jobs}) > 1
-    ]
+    varied, refused = _varied(jobs), left_out(jobs, metrics)
     found: dict[tuple[str, str], list[float]] = {}
-    for job in jobs:
-        choice = ", ".join(f"{key}={job.overrides[key]}" for key in varied if key in job.overrides) or "default"
-        for name in shown:
-            if isinstance(job.metrics.get(name), (int, float)):
-                found.setdefault((choice, name), []).append(float(job.metrics[name]))
+    for name in _shown(jobs, metrics):
+        for job in () if name in refused else _having(jobs, name):
+            found.setdefault((_choice(job, varied), name), []).append(float(job.metrics[name]))
     return [
         Row(choice, name, statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else None, len(v), v)
         for (choice, name), v in sorted(found.items(), key=lambda item: (item[0][1], item[0][0]))
     ]
 
 
+def left_out(jobs: Sequence[Job], metrics: Sequence[str] | None) -> dict[str, str]:
+    """Metric -> why it is not in the table: its protocols differ in more than the model and the sampling that is swept."""
+    varied, refused = _varied(jobs), {}
+    samples_otherwise = VARIES_IT & {part for key in varied for part in key.split(".")}
+    may_differ = OF_THE_MODEL | (DRAWN if samples_otherwise else set())
+    for name in _shown(jobs, metrics):
+        protocols = [(job, protocol_of(job.metrics, name)) for job in _having(jobs, name)]
+        keys = differences([protocol for _, protocol in protocols], may_differ)
+        if keys:
+            named = [(_choice(job, [*varied, "seed"]), protocol) for job, protocol in protocols]
+            refused[name] = refusal(name, named, keys)
+    return refused
+
+
+def _shown(jobs: Sequence[Job], metrics: Sequence[str] | None) -> Sequence[str]:
+    if not jobs:
+        raise UserError("no run in this folder is finished (has a file DONE)")
+    known = sorted({name for job in jobs for name in job.metrics if _having([job], name)})
+    for name in metrics or ():
+        if name not in known:
+            raise UserError(f"no run has a metric {name}; they have {', '.join(known)}")
+    return metrics or [name for name in known if any(f"{name}_protocol" in job.metrics for job in jobs)]
+
+
+def _having(jobs: Sequence[Job], name: str) -> list[Job]:
+    return [job for job in jobs if isinstance(job.metrics.get(name), (int, float))]
+
+
+def _varied(jobs: Sequence[Job]) -> list[str]:
+    """The overrides in which jobs differ, but for their seed and what changes no number."""
+    return [
+        key
+        for key in dict.fromkeys(key for job in jobs for key in job.overrides)
+        if key != "seed" and key.split(".")[0] not in OF_THE_PLACE and len({job.overrides.get(key) for job in jobs}) > 1
+    ]
+
+
+def _choice(job: Job, varied: Sequence[str]) -> str:
+    return ", ".join(f"{key}={job.overrides[key]}" for key in varied if key in job.overrides) or "default"
+
+
 def sweep_report(jobs: Sequence[Job], folder: Path, metrics: Sequence[str] | None) -> str:
-    """Write report.csv and report.png; return the table as text."""
-    table = rows(jobs, metrics)
-    if not table:
-        raise UserError("the finished runs have no number with a protocol to report; name others with only=[…]")
+    """Write report.csv and report.png; return the table as text. Raises ValueError where a metric that is named is left out."""
+    table, refused = rows(jobs, metrics), list(left_out(jobs, metrics).values())
+    if not table or (metrics and refused):
+        nothing = "the finished runs have no number with a protocol to report; name others with only=[…]"
+        raise UserError("; ".join(refused) or nothing)
     with (folder / "report.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [("choice", "metric", "mean", "sd", "seeds"), *((r.choice, r.metric, r.mean, r.sd, r.seeds) for r in table)]
@@ -80,7 +113,7 @@ def sweep_report(jobs: Sequence[Job], folder: Path, metrics: Sequence[str] | Non
         for row in of_it:
             spread = "one seed" if row.sd is None else f"± {row.sd:.2g} over {row.seeds} seeds"
             lines.append(f"  {_short(row.choice).ljust(width)}  {row.mean:.5g}  {spread}")
-    return "\n".join([*lines, f"-> {folder}/report.png, report.csv"])
+    return "\n".join([*lines, *refused, f"-> {folder}/report.png, report.csv"])
 
 
 def _draw(table: Sequence[Row], path: Path) -> None:
@@ -114,5 +147,5 @@ def _draw(table: Sequence[Row], path: Path) -> None:
 
 
 def _short(choice: str) -> str:
-    """Without the digits of a number that nobody reads: optimizer.lr=0.007093813 as optimizer.lr=0.007094."""
-    return re.sub(r"\d+\.\d{5,}", lambda number: f"{float(number[0]):.4g}", choice)
+    """Without the digits of a number that nobody gave: optimizer.lr=0.007093813024 as optimizer.lr=0.00709381."""
+    return re.sub(r"\d+\.\d{9,}", lambda number: f"{float(number[0]):.6g}", choice)

@@ -15,6 +15,7 @@ from ddpm_lab.samplers.sampler import Sampler
 from ddpm_lab.seeds import ImageNoise
 from ddpm_lab.steering.interpolation import check_deterministic, encode
 from ddpm_lab.steering.job import Job, Outcome, error_curve, numbers, rmse, sheet, whole
+from ddpm_lab.wording import counted
 
 
 class Edit:
@@ -55,7 +56,7 @@ class Edit:
                 names,
                 _rows(job, y if job.labels_given else None),
             ),
-            f"{job.n} images at {len(stages)} strengths; difference from the image (RMSE, grey levels): "
+            f"{counted(job.n, 'image')} at {counted(len(stages), 'strength')}; difference from the image (RMSE, grey levels): "
             + ", ".join(f"t = {stage}: {mean:.1f}" for stage, mean in zip(stages, means, strict=True)),
             {"t": stages, "rmse": means},
             {"source": sources},
@@ -94,7 +95,7 @@ class Invert:
             images,
             None if y is None else y.repeat(len(rows)),
             sheet(images, f"encoded and decoded in S steps each: {job.about}", [""] * job.n, rows),
-            f"{job.n} images; reconstruction error (RMSE, grey levels): "
+            f"{counted(job.n, 'image')}; reconstruction error (RMSE, grey levels): "
             + ", ".join(f"S = {s}: {mean:.2f}" for s, mean in zip(self.steps, means, strict=True)),
             {"steps": self.steps, "rmse": means},
             {},
@@ -136,7 +137,7 @@ class Consistency:
             images,
             None if y is None else y.repeat(len(rows)),
             sheet(images, f"the same latents in S steps: {job.about}", [""] * job.n, rows),
-            f"{job.n} latents; difference from S = {self.steps[-1]} (RMSE, grey levels): "
+            f"{counted(job.n, 'latent')}; difference from S = {self.steps[-1]} (RMSE, grey levels): "
             + ", ".join(f"S = {s}: {mean:.2f}" for s, mean in zip(self.steps[:-1], means, strict=False)),
             {"steps": self.steps, "rmse": means},
             {},

@@ -8,6 +8,7 @@ from ddpm_lab.diffusion.guidance import Inpainted
 from ddpm_lab.samplers.repaint import RePaint
 from ddpm_lab.steering.job import Job, Outcome, rmse, sheet, whole
 from ddpm_lab.steering.masks import read_mask
+from ddpm_lab.wording import counted
 
 GREY = 0.0  # of what is unknown, in the picture
 
@@ -60,8 +61,9 @@ class Inpaint:
             images,
             y,
             sheet(rows.flatten(0, 1), f"inpainting, mask {self.mask}: {self._walk()}{job.caption}", names, []),
-            f"{self.fillings} fillings of {job.n} images; known pixels {'are' if kept else 'are NOT'} as they were, painted "
-            f"ones differ from the image's own by {error.mean():.1f} grey levels (RMSE)",
+            f"{counted(self.fillings, 'filling')} of {counted(job.n, 'image')}; known pixels "
+            f"{'are' if kept else 'are NOT'} as they were, painted ones differ from the image's own by {error.mean():.1f} grey "
+            "levels (RMSE)",
             {"rmse_of_painted": error.mean().item(), "known_pixels_equal": kept},
             {"source": sources, "mask": mask[0, 0]},
         )

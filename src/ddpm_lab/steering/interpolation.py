@@ -12,12 +12,18 @@ from ddpm_lab.errors import UserError
 from ddpm_lab.samplers.interpolation import slerp
 from ddpm_lab.samplers.sampler import Sampler
 from ddpm_lab.steering.job import Job, Outcome, numbers, sheet, whole
+from ddpm_lab.wording import counted
 
 
 def fractions(columns: int) -> list[float]:
     """Lambda from 0 to 1 in so many columns. Raises ValueError for fewer than two."""
     whole("task.columns", columns, 2)
     return [k / (columns - 1) for k in range(columns)]
+
+
+def captions(fractions: list[float]) -> list[str]:
+    """The fractions as names of columns."""
+    return [f"{fraction:g}" for fraction in fractions]
 
 
 def pairs_of_sources(job: Job) -> tuple[Tensor, Tensor]:
@@ -56,7 +62,7 @@ class Interpolate:
             mixed = [job.walk((1 - fraction) * x + fraction * x_, labels, start=stage) for fraction in self.fractions]
             rows.append(torch.stack([first, *mixed, second], 1))  # [n, columns, C, H, W]
         grid = torch.stack(rows, 1)  # [n, depths, columns, C, H, W]
-        names = ["source", *(f"{fraction:.2g}" for fraction in self.fractions), "source"]
+        names = ["source", *captions(self.fractions), "source"]
         beside = [f"t = {stage}" for stage in stages] * job.n
         return _outcome(job, grid, labels, names, beside, "mixed at depth t, lambda from 0 to 1", len(stages))
 
@@ -93,7 +99,7 @@ class InterpolateLatents:
         ]
         columns = [ends[0], *decoded, ends[1]] if self.encode else decoded
         sides = ["source"] if self.encode else []
-        names = [*sides, *(f"{fraction:.2g}" for fraction in self.fractions), *sides]
+        names = [*sides, *captions(self.fractions), *sides]
         grid = torch.stack(columns, 1)[:, None]
         return _outcome(job, grid, labels, names, [], "spherical interpolation of DDIM latents", 1)
 
@@ -132,5 +138,8 @@ def _outcome(
     y = None if labels is None else labels.repeat_interleave(depths * len(columns))
     images = grid.flatten(0, 2)
     return Outcome(
-        images, y, sheet(images, f"{what}: {job.caption}", columns, rows), f"{job.n} pairs, {len(images)} images"
+        images,
+        y,
+        sheet(images, f"{what}: {job.caption}", columns, rows),
+        f"{counted(job.n, 'pair')}, {counted(len(images), 'image')}",
     )

@@ -21,6 +21,7 @@ from ddpm_lab.samplers.ddim import DDIM
 from ddpm_lab.samplers.observed import Observed
 from ddpm_lab.samplers.sampler import Sampler, check_start
 from ddpm_lab.seeds import ImageNoise
+from ddpm_lab.wording import counted
 
 ROUNDING = 1e-3  # an eighth of a grey level
 Sources = Callable[[int], tuple[Tensor, Tensor | None]]  # n -> images [n, C, H, W] in [-1, 1], labels [n] or None
@@ -69,7 +70,7 @@ class Job:
     @property
     def caption(self) -> str:
         """How the images come about."""
-        return f"{type(self.sampler).__name__}, {self.samples.steps} steps, {self.about}"
+        return f"{type(self.sampler).__name__}, {counted(self.samples.steps, 'step')}, {self.about}"
 
     @property
     def sampler(self) -> Sampler:
@@ -220,7 +221,7 @@ def error_curve(
         axes = figure.subplots()
         rows = np.stack([error.double().numpy() for error in errors])  # [len(x), n]
         axes.fill_between(x, *np.quantile(rows, (0.25, 0.75), axis=1), alpha=0.25, label="half of the images")
-        axes.plot(x, rows.mean(1), marker="o", label=f"mean of {rows.shape[1]} images")
+        axes.plot(x, rows.mean(1), marker="o", label=f"mean of {counted(rows.shape[1], 'image')}")
         if log:
             axes.set_xscale("log")
             axes.set_xticks(list(x), [f"{value:g}" for value in x])

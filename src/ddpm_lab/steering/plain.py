@@ -8,6 +8,7 @@ from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.progressive import progressive
 from ddpm_lab.pictures import captioned, grid
 from ddpm_lab.steering.job import Job, Outcome, sheet, whole
+from ddpm_lab.wording import counted
 
 SHOWN = 256
 
@@ -24,7 +25,7 @@ class Generate:
         images = job.walk(job.noise(*range(job.n)), y)
         scale = max(1, round(40 / images.shape[-1]))
         picture = captioned(grid(images[:SHOWN], min(16, job.n), scale), job.caption, [])
-        return Outcome(images, y, picture, f"{job.n} images")
+        return Outcome(images, y, picture, counted(job.n, "image"))
 
 
 class Classes:
@@ -47,7 +48,7 @@ class Classes:
             [""] * job.n,
             [job.class_name(label) for label in classes],
         )
-        return Outcome(images, y, picture, f"{job.n} images of each of {len(classes)} classes")
+        return Outcome(images, y, picture, f"{counted(job.n, 'image')} of each of {counted(len(classes), 'class')}")
 
 
 class Progressive:
@@ -81,4 +82,6 @@ class Progressive:
         names = [f"t = {t:g}" if t else "image" for t in timesteps]
         picture = sheet(estimates.flatten(0, 1), job.caption, names, [])
         labels = None if y is None else y.repeat_interleave(len(timesteps))
-        return Outcome(estimates.flatten(0, 1), labels, picture, f"{job.n} images at {len(timesteps)} stages")
+        return Outcome(
+            estimates.flatten(0, 1), labels, picture, f"{counted(job.n, 'image')} at {counted(len(timesteps), 'stage')}"
+        )

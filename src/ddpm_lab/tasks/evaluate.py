@@ -17,6 +17,7 @@ from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.generation import Samples, images_of, judge, protocol_of_reference
 from ddpm_lab.evaluation.reference import check_fit, reference_statistics
 from ddpm_lab.evaluation.report import Report
+from ddpm_lab.folders import shown
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
 from ddpm_lab.parts import named, part
@@ -25,6 +26,7 @@ from ddpm_lab.tasks.building import build_extractor, find_device, set_threads, t
 from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import check_source, load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
+from ddpm_lab.wording import counted
 
 
 def evaluate(config: DictConfig) -> float:
@@ -35,13 +37,17 @@ def evaluate(config: DictConfig) -> float:
         )
     check_source(config)
     set_threads(config.threads)
-    report = Report(Path(HydraConfig.get().runtime.output_dir))
+    report = Report(Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().overrides.task)
     device = find_device(config.accelerator)
     with ranks.joined(device):
-        if config.samples is not None:
-            _evaluate_files(config, report, device)
-        else:
-            _evaluate_run(config, report, device)
+        try:
+            if config.samples is not None:
+                _evaluate_files(config, report, device)
+            else:
+                _evaluate_run(config, report, device)
+        finally:
+            if report.found and ranks.first():  # what was found before an error is kept too
+                print(f"-> {shown(report.folder / 'metrics.json')}", flush=True)
         dashboard = instantiate(config.dashboard)
         if dashboard is not None and ranks.first():
             options = OmegaConf.to_container(config, resolve=True)
@@ -83,7 +89,15 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
     if config.n is not None:
         shape = (data.channels, data.image_size, data.image_size)
         samples = Samples(
-            steered.denoiser, sampler, shape, config.seed, chosen, device, steered.about, steered.class_names
+            steered.denoiser,
+            sampler,
+            shape,
+            config.seed,
+            chosen,
+            device,
+            steered.about,
+            steered.class_names,
+            steered.null_label,
         )
         extractor, reference = _references(config, data, shape, device)
         samples.announce(config.n, config.batch_size, extractor)
@@ -96,9 +110,8 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
             | protocol_of_reference(extractor, reference, config.batch_size)
             | about
         )
-        caption = (
-            f"{protocol['sampler']}, {samples.steps} steps, {guidance_of(steered.about)}seed {config.seed}, step {step}"
-        )
+        walk = f"{protocol['sampler']}, {counted(samples.steps, 'step')}"
+        caption = f"{walk}, {guidance_of(steered.about)}seed {config.seed}, step {step}"
         report.add_scores(judged, protocol, caption)
         if config.pictures and ranks.first():
             report.draw_samples(samples, judged, dataset(split="train"), dataset(split="test"))

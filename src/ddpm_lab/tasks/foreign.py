@@ -136,7 +136,7 @@ def load_model(config: DictConfig) -> tuple[DictConfig, Denoiser, int]:
 
 def check_source(config: DictConfig) -> None:
     """Raise ValueError unless one of run=…, network.path=… and samples=… says what the images are of."""
-    runs.output_folder(config.run, OmegaConf.select(config, "network.path"), config.get("samples"))
+    runs.output_folder("", config.run, OmegaConf.select(config, "network.path"), config.get("samples"))
 
 
 def check_walk(source: Foreign, name: str) -> Scheduled:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ddpm_lab import runs
 from ddpm_lab.data.images import read_images
 from ddpm_lab.errors import UserError
+from ddpm_lab.folders import shown
 from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import to_float
 from ddpm_lab.tasks import cautions
@@ -41,7 +42,15 @@ def sample(config: DictConfig) -> None:
     shape = (run.data.channels, run.data.image_size, run.data.image_size)
     chosen = chosen_labels(config.labels, steered)
     samples = Samples(
-        steered.denoiser.eval(), sampler, shape, config.seed, chosen, device, steered.about, steered.class_names
+        steered.denoiser.eval(),
+        sampler,
+        shape,
+        config.seed,
+        chosen,
+        device,
+        steered.about,
+        steered.class_names,
+        steered.null_label,
     )
     used: list[str] = []
     job = Job(
@@ -57,12 +66,14 @@ def sample(config: DictConfig) -> None:
         print(f"warning: {sentence}", flush=True)
     with job.bar:
         done = task(job)
+    if config.images is not None and not used:
+        print(f"note: images={config.images} has no part in task={task.name}, which starts from none")
     save_npz(folder / f"{task.name}.npz", done.images, done.labels, **done.arrays)
     done.sheet.save(folder / f"{task.name}.png")
     protocol = {
         **samples.protocol(),
         "task": {"name": task.name, **vars(task)},
-        "images": config.images,
+        "images": config.images if used else None,
         "sources": used[0] if used else None,
         "weights": weights_of(config),
         "precision": config.precision,
@@ -71,12 +82,16 @@ def sample(config: DictConfig) -> None:
         "commit": runs.commit(),
         **done.protocol,
     }
-    runs.write_json(folder / f"{task.name}.json", {**done.numbers, "protocol": protocol})
+    if used and done.labels is not None and not job.labels_given:
+        none = steered.null_label is not None and bool((done.labels == steered.null_label).all())
+        protocol["labels"] = "none" if none else "those of the images"
+    overrides = list(HydraConfig.get().overrides.task)
+    runs.write_json(folder / f"{task.name}.json", {**done.numbers, "protocol": protocol, "overrides": overrides})
     names = [f"{task.name}.{kind}" for kind in ("png", "npz", "json")]
     if done.draw_error is not None:
         done.draw_error(folder / f"{task.name}_error.png")
         names.append(f"{task.name}_error.png")
-    print(f"{done.told}\n{job.caption} -> {folder}/{', '.join(names)}")
+    print(f"{done.told}\n{job.caption} -> {shown(folder)}/{', '.join(names)}")
 
 
 def _sources(
