@@ -163,7 +163,7 @@ def _loggers(config: DictConfig, folder: Path, step: int, run_id: str | None, sw
 
     loggers: list[Any] = [Scalars(str(folder), step)]
     for name, node in config.logger.items():
-        extra = {"id": run_id, "group": node.group or sweep} if name == "wandb" else {}
+        extra = {"id": run_id, "group": node.group or sweep, "start": step} if name == "wandb" else {}
         loggers.append(instantiate(node, **extra))
     return loggers
 
