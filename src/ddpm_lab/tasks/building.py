@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, open_dict
 
 from ddpm_lab import runs
 from ddpm_lab.diffusion.classifier import Classifier
@@ -67,6 +67,13 @@ def count_classes(data: DictConfig, module: Any = None) -> None:
     with open_dict(data):
         data.num_classes = module.num_classes
         data.class_names = None if module.class_names is None else list(module.class_names)
+
+
+def background_of(config: DictConfig, data: DictConfig | None) -> Any:
+    """What transparent pixels of images in files lie over: config.background, or what those of the data do."""
+    of_data = None if data is None else data.get("background")
+    found = next((given for given in (config.background, of_data) if given is not None), "white")
+    return list(found) if isinstance(found, ListConfig) else found
 
 
 def load_run(run: str, weights: str | int) -> tuple[DictConfig, Denoiser, int]:

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ddpm_lab import ranks, runs
-from ddpm_lab.data.images import read_images
+from ddpm_lab.data.images import read_images, transparent_of
 from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.generation import Samples, images_of, judge, protocol_of_reference
 from ddpm_lab.evaluation.reference import check_fit, reference_statistics
@@ -22,7 +22,7 @@ from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
 from ddpm_lab.parts import named, part
 from ddpm_lab.tasks import cautions
-from ddpm_lab.tasks.building import build_extractor, find_device, set_threads, to_draw
+from ddpm_lab.tasks.building import background_of, build_extractor, find_device, set_threads, to_draw
 from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import check_source, load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
@@ -124,7 +124,8 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
         raise UserError(
             "samples=… are compared with a data set or a file: add data=… (such as data=cifar10) or reference=….npz"
         )
-    images = read_images(config.samples)
+    background = background_of(config, config.data)
+    images = read_images(config.samples, background)
     n = config.n or len(images)
     if n > len(images):
         raise UserError(f"n={n} images were asked for and samples={config.samples} holds {len(images)}")
@@ -144,6 +145,8 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
         "samples": Path(config.samples).name,
         "of": len(images),
         "images": chosen_are,
+        "transparent": transparent_of(images, chosen),
+        "background": background,
         "commit": runs.commit(),
     }
     report.add_scores(
@@ -175,7 +178,8 @@ def _references(
             )
     else:
         if config.reference is not None:
-            source, split, images = Path(config.reference).name, "whole", read_images(config.reference)
+            source, split = Path(config.reference).name, "whole"
+            images = read_images(config.reference, background_of(config, data))
         else:
             assert data is not None
             split = config.reference_split
