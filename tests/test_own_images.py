@@ -1,6 +1,7 @@
 """One's own folder of images with transparent pixels and classes, from training to drawing and judging."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,12 @@ def test_a_class_is_drawn_by_its_name_and_images_lie_over_the_background_of_the_
     with np.load(out / "edit.npz") as found:
         assert set(found["arr_1"].tolist()) == {1}
         assert sum(not image[:, :4].any() for image in found["source"]) == TRANSPARENT
+
+
+def test_a_class_that_came_later_shifts_no_label(trained):
+    write(trained / "pets" / "ant", 3)
+    try:
+        printed = run("evaluate", f"run={trained}/run", "bound=fast", "dashboard=none", expect=1)
+    finally:
+        shutil.rmtree(trained / "pets" / "ant")
+    assert "had the classes bird, cat, dog in training and has ant, bird, cat, dog now" in printed

@@ -69,6 +69,23 @@ def count_classes(data: DictConfig, module: Any = None) -> None:
         data.class_names = None if module.class_names is None else list(module.class_names)
 
 
+def dataset_of(run: DictConfig) -> Callable[..., Any]:
+    """The data set of a run. Of one with labels, raises ValueError for a split whose classes are others than in training."""
+    dataset, then = instantiate(run.data.dataset), list(run.data.get("class_names") or ())
+
+    def of_split(split: str) -> Any:
+        images = dataset(split=split)
+        now = list(getattr(images, "classes", None) or ())
+        if run.class_conditional and then and now and then != now:
+            raise UserError(
+                f"data={run.data.name} had the classes {', '.join(then)} in training and has {', '.join(now)} now, by which "
+                "its labels would mean others: put its files back as they were"
+            )
+        return images
+
+    return of_split
+
+
 def background_of(config: DictConfig, data: DictConfig | None) -> Any:
     """What transparent pixels of images in files lie over: config.background, or what those of the data do."""
     of_data = None if data is None else data.get("background")

@@ -22,7 +22,7 @@ from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
 from ddpm_lab.parts import named, part
 from ddpm_lab.tasks import cautions
-from ddpm_lab.tasks.building import background_of, build_extractor, find_device, set_threads, to_draw
+from ddpm_lab.tasks.building import background_of, build_extractor, dataset_of, find_device, set_threads, to_draw
 from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import check_source, load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
@@ -63,7 +63,7 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
         raise UserError("a model from elsewhere is judged by a data set: add data=… (such as data=cifar10)")
     run, denoiser, step = load_model(config)
     denoiser.to(device)
-    data, dataset = run.data, instantiate(run.data.dataset)
+    data, dataset = run.data, dataset_of(run)
     about: dict[str, Any] = {"weights": weights_of(config), "step": step, "commit": runs.commit()}
     if config.n is None:
         _check_nothing_steers(config, "add n=…, how many images are drawn")

@@ -16,7 +16,7 @@ from ddpm_lab.folders import shown
 from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import WITH_ALPHA, to_float
 from ddpm_lab.tasks import cautions
-from ddpm_lab.tasks.building import background_of, find_device, set_threads, to_draw
+from ddpm_lab.tasks.building import background_of, dataset_of, find_device, set_threads, to_draw
 from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
@@ -106,7 +106,7 @@ def _sources(
     if config.images is None:
         if "dataset" not in run.data:
             raise UserError("this task starts from images: add images=… (files), or data=… for its test split")
-        images, name = instantiate(run.data.dataset)(split="test"), f"the test split of {run.data.name}"
+        images, name = dataset_of(run)(split="test"), f"the test split of {run.data.name}"
     else:
         background, name = background_of(config, run.data), f"images={config.images}"
         images = read_images(config.images, background, alpha=run.data.channels in WITH_ALPHA)
