@@ -144,7 +144,7 @@ def to_draw(denoiser: Denoiser, precision: str, compile: bool | str) -> Denoiser
     Raises ValueError for any other precision, and as `compile_network`.
     """
     if precision not in ("fp32", "bf16"):
-        raise UserError(f"precision={precision} is neither fp32 nor bf16")
+        raise UserError(f"precision={precision} is neither fp32 nor bf16, nor auto, which chooses one of them")
     drawing = denoiser if precision == "fp32" else denoiser.with_network(InBfloat16(denoiser.network)).eval()
     for network in {denoiser.network, drawing.network}:
         compile_network(network, compile)
@@ -182,15 +182,21 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def find_device(accelerator: str) -> torch.device:
-    """The device that "auto", "cpu", "cuda" or "mps" names; of several GPUs this process's own. Raises ValueError."""
+def device_type(accelerator: str) -> str:
+    """The kind of device, "cpu", "cuda" or "mps", that an accelerator's name means on this machine. Raises ValueError."""
     choices = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if accelerator == "auto":
         accelerator = next(name for name in ("cuda", "mps", "cpu") if choices[name])
     if not choices.get(accelerator, False):
         there = ", ".join(name for name, present in choices.items() if present)
         raise UserError(f"accelerator={accelerator} is not on this machine; take auto or one of: {there}")
-    if accelerator == "cuda":
+    return accelerator
+
+
+def find_device(accelerator: str) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "mps" names; of several GPUs this process's own. Raises ValueError."""
+    kind = device_type(accelerator)
+    if kind == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("cuda", torch.cuda.current_device())
-    return torch.device(accelerator)
+    return torch.device(kind)

@@ -26,6 +26,7 @@ from ddpm_lab.tasks.building import background_of, build_extractor, dataset_of, 
 from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import check_source, load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
+from ddpm_lab.tasks.precisions import settle_drawing
 from ddpm_lab.wording import counted
 
 
@@ -67,6 +68,9 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
     about: dict[str, Any] = {"weights": weights_of(config), "step": step, "commit": runs.commit()}
     if config.n is None:
         _check_nothing_steers(config, "add n=…, how many images are drawn")
+    note = settle_drawing(config)
+    if note is not None and config.n is not None and ranks.first():
+        print(note, flush=True)
     # What cannot be sampled is refused before the bound, which can take long.
     steered = guide(config.guidance, run, to_draw(denoiser, config.precision, config.compile))
     chosen, sampler = chosen_labels(config.labels, steered), instantiate(config.sampler, _convert_="all")

@@ -26,6 +26,7 @@ from ddpm_lab.tasks.arguments import check_trainer
 from ddpm_lab.tasks.building import build_module, count_classes, set_threads
 from ddpm_lab.tasks.foreign import settle
 from ddpm_lab.tasks.inspecting import briefly, inspect
+from ddpm_lab.tasks.precisions import settle_training
 
 
 def fit(config: DictConfig) -> None:
@@ -54,11 +55,9 @@ def fit(config: DictConfig) -> None:
         keep_command(folder, composed)  # a sweep's report counts its jobs by these, failed ones too
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
-    if str(config.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
-        raise UserError(
-            f"trainer.precision={config.trainer.precision}: images and weights are float32 here; take 32-true, 16-mixed or "
-            "bf16-mixed"
-        )
+    note = settle_training(config.trainer)
+    if note is not None:
+        say(note)
     check_trainer(config.trainer)
     instantiate(config.task).check(config)
     checkpoint = resuming.checkpoint_to_resume(config.resume, folder)

@@ -20,6 +20,7 @@ from ddpm_lab.tasks.building import background_of, dataset_of, find_device, set_
 from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
+from ddpm_lab.tasks.precisions import settle_drawing
 
 
 def sample(config: DictConfig) -> None:
@@ -38,6 +39,9 @@ def sample(config: DictConfig) -> None:
     run, denoiser, step = load_model(config)
     device = find_device(config.accelerator)
     denoiser.to(device)
+    note = settle_drawing(config)
+    if note is not None:
+        print(note, flush=True)
     steered = guide(config.guidance, run, to_draw(denoiser, config.precision, config.compile))
     shape = (run.data.channels, run.data.image_size, run.data.image_size)
     chosen = chosen_labels(config.labels, steered)
