@@ -30,8 +30,7 @@ def icons(root: Path) -> Path:
 def composed(root: Path, **data: object) -> DictConfig:
     """What inspecting needs of a configuration of train.py."""
     of_folder = OmegaConf.load(ROOT / "conf" / "data" / "image_folder.yaml")
-    classes = {"dataset": {"class_of": {"_target_": "ddpm_lab.data.folder.folder_name", "_partial_": True}}}
-    given = {"num_classes": 2, "image_size": 16, "num_workers": 0, **classes, **data}
+    given = {"classes": "folders", "image_size": 16, "num_workers": 0, **data}
     config = OmegaConf.create({"data": OmegaConf.merge(of_folder, given), "data_root": str(root), "seed": 0})
     config.data.dataset.root = str(root)
     assert isinstance(config, DictConfig)
@@ -45,7 +44,7 @@ def test_in_full_every_image_is_looked_at(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr().out
     assert "image_folder: 30 training and 11 test images, as 16x16 RGB" in said
     assert "their mirror images too (data.mirror=true)" in said
-    assert re.search(r"^  classes +2, training \+ test: (cat|0) \(20 \+ 7\), (dog|1) \(10 \+ 3\)$", said, re.MULTILINE)
+    assert re.search(r"^  classes +2, training \+ test: cat \(20 \+ 7\), dog \(10 \+ 3\)$", said, re.MULTILINE)
     assert re.search(r"^  rare +fewer than 10 test images of", said, re.MULTILINE)
     assert re.search(r"^  sizes +16x16$", said, re.MULTILINE)
     assert re.search(r"^  modes +RGBA 21, RGB 19$", said, re.MULTILINE)
@@ -62,9 +61,9 @@ def test_in_full_every_image_is_looked_at(tmp_path: Path, capsys: pytest.Capture
 
 def test_in_short_what_is_wrong_is_a_warning(tmp_path: Path) -> None:
     config = composed(icons(tmp_path / "icons"), first=4)
-    said = briefly(config, instantiate(config.data))
+    said = briefly(instantiate(config.data))
     assert "30 training (of which data.first=4 are trained on) and 11 test images" in said
-    assert re.search(r"classes 2, training \+ test: \S+ \(20 \+ 8\), \S+ \(10 \+ 3\); sizes 16x16; modes RGBA 2", said)
+    assert re.search(r"classes 2, training \+ test: cat \(20 \+ 8\), dog \(10 \+ 3\); sizes 16x16; modes RGBA 2", said)
     assert re.search(r"warning: images that cannot be read, at which training stops: \S*/32\.png", said)
 
 

@@ -105,7 +105,7 @@ def fit(config: DictConfig) -> None:
         + f" -> {folder}"
     )
     if config.data.inspect and _is_first_process():
-        say(briefly(config, data))
+        say(briefly(data))
     for sentence in cautions.of_training(module.denoiser, data, callbacks):
         say(f"warning: {sentence}")
     idle = never_bind(config.ema_rates, steps) if config.ema_warmup and steps > 0 else None
