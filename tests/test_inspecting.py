@@ -1,5 +1,6 @@
 """What train.py tells of a data set, in full and at the start of a run."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from ddpm_lab.folders import COMMAND, folder_of_this_command
 from ddpm_lab.tasks.inspecting import briefly, inspect
 from tests.doors import QUICK, ROOT, run, width
 
@@ -94,3 +96,11 @@ def test_inspect_true_leaves_nothing_and_tells_what_training_would_meet(tmp_path
     assert re.search(r"^  equal +none", said, re.MULTILINE)
     assert "training" not in said.split("equal")[1]
     assert not list(tmp_path.glob("outputs/*/*"))
+
+
+def test_a_run_is_found_again_whether_it_tells_its_data_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "earlier" / ".hydra" / "overrides.yaml"
+    record.parent.mkdir(parents=True)
+    record.write_text("- seed=3\n")
+    monkeypatch.setenv(COMMAND, json.dumps(["train.py", "seed=3", "data.inspect=false", "resume=auto"]))
+    assert folder_of_this_command(str(tmp_path / "new"), "train") == str(tmp_path / "earlier")

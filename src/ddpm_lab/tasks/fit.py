@@ -104,7 +104,7 @@ def fit(config: DictConfig) -> None:
         + (f", resumed at step {step}" if checkpoint else "")
         + f" -> {folder}"
     )
-    if config.data.inspect and _is_first_process():
+    if config.data.inspect and first:
         say(briefly(data))
     for sentence in cautions.of_training(module.denoiser, data, callbacks):
         say(f"warning: {sentence}")
