@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ddpm_lab.errors import FolderInUseError
 from ddpm_lab.folders import leave_nothing, new_folder
-from ddpm_lab.runs import output_folder
+from ddpm_lab.runs import output_folder, results_folder
 from ddpm_lab.sweeps import read_results
 
 NOW = "2026-01-02_03-04-05"
@@ -50,6 +51,13 @@ def test_every_model_has_its_place(tmp_path: Path) -> None:
         assert output_folder("drawn", str(run), None) == tmp_path / "drawn"
     assert output_folder("evaluations", None, None, "a/mine.npz") == Path("outputs/evaluations/mine")
     assert output_folder("evaluations", None, "a/b/model.pt") == Path("outputs/pretrained/model/evaluations")
+
+
+def test_a_run_s_own_folder_is_no_place_for_results(tmp_path: Path) -> None:
+    assert results_folder(str(tmp_path)) == tmp_path
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(FolderInUseError, match="is a run's folder, whose own numbers and pictures would be replaced"):
+        results_folder(str(tmp_path))
 
 
 def test_a_sweep_s_results_are_its_jobs_own(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ config.yaml       every option, resolved            checkpoints/last.ckpt, best.
 configs/          those of before a resume          metrics.json  the numbers at the end
 provenance.json   overrides, versions, git commit
 scalars.csv       every scalar: step,name,value     samples.png, samples/  pictures
-DONE              the steps of a finished run
+DONE              the steps of a finished run       evaluations/, drawn/  what evaluate.py and sample.py made of it, by date
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ddpm_lab.errors import NoSuchFileError, UserError
+from ddpm_lab.errors import FolderInUseError, NoSuchFileError, UserError
 
 PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "torch-fidelity", "wandb", "numpy", "ddpm-lab")
 
@@ -190,6 +190,17 @@ def output_folder(kind: str, run: str | None, pretrained: str | None, samples: s
     source = Path(str(samples or pretrained))
     name = source.stem if source.suffix in (".pt", ".ckpt", ".npz") else source.name
     return Path("outputs") / kind / name if pretrained is None else Path("outputs") / "pretrained" / name / kind
+
+
+def results_folder(output_dir: str) -> Path:
+    """Where evaluate.py or sample.py writes. Raises FolderInUseError for a run's own folder."""
+    folder = Path(output_dir)
+    if (folder / "config.yaml").is_file():
+        raise FolderInUseError(
+            f"hydra.run.dir={folder} is a run's folder, whose own numbers and pictures would be replaced: name another, or "
+            "leave it out for a new one in there"
+        )
+    return folder
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

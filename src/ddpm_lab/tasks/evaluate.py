@@ -38,7 +38,7 @@ def evaluate(config: DictConfig) -> float:
         )
     check_source(config)
     set_threads(config.threads)
-    report = Report(Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().overrides.task)
+    report = Report(runs.results_folder(HydraConfig.get().runtime.output_dir), HydraConfig.get().overrides.task)
     device = find_device(config.accelerator)
     with ranks.joined(device):
         try:

@@ -27,6 +27,7 @@ from ddpm_lab.networks.ho_unet import HoUNet
 from ddpm_lab.networks.noisy_classifier import NoisyClassifier
 from ddpm_lab.networks.super_resolution import SuperResolutionUNet
 from ddpm_lab.tasks.building import count_classes, load_any, load_run
+from ddpm_lab.wording import counted
 
 PRESETS = Path(__file__).parents[3] / "conf" / "network"
 
@@ -238,7 +239,7 @@ def _run(path: Path, published: str | None, weights: str | int) -> Foreign:
         classes = data.num_classes + (null_label is not None) if config.class_conditional else None
     node: Any = OmegaConf.to_container(config.network, resolve=True)
     shape = data.image_size, data.channels, classes
-    about = f"{config.task.name} model of {data.name}, {step} steps"
+    about = f"{config.task.name} model of {data.name}, {counted(step, 'step')}"
     folder = runs.checked_run(path)
     return Foreign(
         model.network,

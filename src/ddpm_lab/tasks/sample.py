@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -32,7 +30,7 @@ def sample(config: DictConfig) -> None:
     for option in ("n", "batch_size"):
         whole(option, config[option], 1)
     set_threads(config.threads)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = runs.results_folder(HydraConfig.get().runtime.output_dir)
     task = instantiate(config.task, _convert_="all")
     sampler = instantiate(config.sampler, _convert_="all")
     check_methods("sampler", sampler)
