@@ -1,5 +1,6 @@
 """Each file of conf/data makes a DataModule that reads its data set."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ddpm_lab.data.datamodule import DataModule
+from ddpm_lab.tasks.comparing import differences
+from ddpm_lab.tasks.resuming import FILLED_IN
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
 
@@ -52,3 +55,18 @@ def test_classes_of_a_folder_as_configurations_of_earlier_versions_say(data_root
             del old[key]
         del old.dataset["background"]
         assert set(instantiate(old).train_images(18)[1].tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("name", ["image_folder", "webdataset", "npz"])
+def test_runs_of_before_these_options_go_on(name, data_root):
+    now = OmegaConf.to_container(
+        compose(next(f for f in FILES if f.stem == name), data_root, num_classes=5), resolve=True
+    )
+    now["data"]["class_names"] = list("abcde")
+    before = copy.deepcopy(now)
+    for options in (before["data"], before["data"]["dataset"]):
+        for key in ("classes", "class_names", "background", "class_of", "image", "label"):
+            options.pop(key, None)
+    before["data"]["dataset"].pop("num_classes", None)
+    found = differences(before, now)
+    assert [one.name for one in found if not (one.name in FILLED_IN and one.before == "null")] == []

@@ -93,7 +93,7 @@ class DataModule(lightning.LightningDataModule):
         inspect: whether a run tells at its start what is in the set.
         classes: how the set names its classes, where it has a choice; they are counted then, if num_classes is None.
         class_names: names of the classes in the order of their numbers, of a set that does not know them itself.
-        background: what the set composites transparent pixels over; None where it has no choice.
+        background: what the set composites transparent pixels over, where it has a choice.
 
     Raises:
         ValueError: if a batch size is not positive, workers are no number, or channels are of no kind of image.
@@ -117,7 +117,7 @@ class DataModule(lightning.LightningDataModule):
         inspect: bool = True,
         classes: object = None,
         class_names: Sequence[str] | None = None,
-        background: Background | None = None,
+        background: Background = "white",
     ) -> None:
         super().__init__()
         for key, size in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):

@@ -21,6 +21,7 @@ MEANING = (
     *("task", "data", "network", "schedule", "prediction", "variance", "weighting", "objective", "timestep_sampler"),
     *("time_scale", "class_conditional", "label_dropout", "ema_rates", "ema_warmup", "seed"),
 )
+FILLED_IN = ("data.class_names", "data.dataset.num_classes")  # by what is known elsewhere: no change where it was null
 FREE = ("data.batch_size", "data.test_batch_size", "data.num_workers", "data.inspect", "network.checkpointing")
 TOLD = ("optimizer", "lr_scheduler", *(f"trainer.{key}" for key in ("max_steps", "precision")))
 TOLD += ("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm")
@@ -88,6 +89,7 @@ def check(path: Path, module: Diffusion, allowed: Sequence[str] | str) -> Contin
         raise UserError(f"{path} holds no {', '.join(sorted(missing))}: it has weights, but no run can go on from it")
     before, now = _trained_with(path, loaded), module.kept
     changed = [] if before is None else differences(before, now["config"])
+    changed = [one for one in changed if not (one.name in FILLED_IN and one.before == "null")]
     changed = _of_the_data(changed, loaded.get("images_sha256"), now["images_sha256"])
     groups = {one.group for one in changed}
 
