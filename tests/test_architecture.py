@@ -17,7 +17,7 @@ DOORS = ("train.py", "sample.py", "evaluate.py", "report.py", "convert.py")
 
 # A room (or module) may import itself, errors and these. seeds, parts, pixels, pictures and wording are leaves that anyone may
 # use.
-LEAVES = {"seeds", "parts", "pixels", "pictures", "wording"}
+LEAVES = {"seeds", "parts", "pixels", "pictures", "wording", "provenance"}
 MAY_IMPORT = {
     "diffusion": set(),
     "samplers": {"diffusion", "seeds"},
@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "wording": set(),
     "ranks": set(),
     "errors": set(),
-    "runs": set(),
+    "provenance": set(),
+    "runs": {"provenance"},
     "dashboards": set(),
     "sweeps": {"evaluation", "folders"},
     "folders": set(),

@@ -1,11 +1,13 @@
 """A user's own package and folder of choices, as docs/own_repository.md says: by a plugin, and by --config-dir."""
 
+import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.doors import QUICK, ROOT, run
+from tests.doors import QUICK, ROOT, run, written
 
 PAGE = (ROOT / "docs" / "own_repository.md").read_text()
 RANKS = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
@@ -48,7 +50,16 @@ def own(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return [] if plugin else ["--config-dir", str(tmp_path / "own" / "my_lab" / "conf")]
 
 
+def committed(folder: Path) -> str:
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
+    command = [*git, "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def test_every_door_finds_a_users_own_choices(own: list[str], tmp_path: Path) -> None:
+    head = committed(tmp_path / "own")
     helped = run("train", *own, "--help", "experiments=mine/first")
     assert re.search(r"^  network +mine .* tiny$", helped, re.MULTILINE)
     assert re.search(r"^  experiments +mine/first .*ho2020/cifar10", helped, re.MULTILINE)
@@ -66,6 +77,11 @@ def test_every_door_finds_a_users_own_choices(own: list[str], tmp_path: Path) ->
         run("train", *FEW, *RANKS, cwd=tmp_path)
         assert "is complete" in run("train", *FEW, *RANKS, "resume=auto", cwd=tmp_path)
         assert len(list(tmp_path.glob("outputs/digits/*"))) == 1
+    known = json.loads((job / "provenance.json").read_text())["packages"]["my_lab"]
+    assert known == {"folder": str(tmp_path / "own" / "my_lab"), "commit": head}
+    told = {"my_lab": f"no version at {head}"}
+    assert json.loads((job / "metrics.json").read_text())["test/bits_per_dim_protocol"]["packages"] == told
     assert "3 images\n" in run("sample", f'run="{job}"', "task=mine", "sampler.steps=2", *own)
+    assert json.loads(written(job, "samples.json").read_text())["protocol"]["packages"] == told
     judge = ["bound.images=1", "pictures=false", "dashboard=none", "hydra.run.dir=."]
-    assert "1 of 299 test images" in run("evaluate", f'run="{job}"', *judge, *own, cwd=tmp_path)
+    assert "1 of 299, seed 0, test images" in run("evaluate", f'run="{job}"', *judge, *own, cwd=tmp_path)

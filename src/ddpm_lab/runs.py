@@ -2,7 +2,7 @@
 
 config.yaml       every option, resolved            checkpoints/last.ckpt, best.ckpt
 configs/          those of before a resume          metrics.json  the numbers at the end
-provenance.json   overrides, versions, git commit
+provenance.json   overrides, versions, every package's commit
 scalars.csv       every scalar: step,name,value     samples.png, samples/  pictures
 DONE              the steps of a finished run       evaluations/, drawn/  what evaluate.py and sample.py made of it, by date
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
 import uuid
 import zipfile
@@ -25,6 +24,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ddpm_lab.errors import FolderInUseError, NoSuchFileError, UserError
+from ddpm_lab.provenance import commit, packages
 
 PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "torch-fidelity", "wandb", "numpy", "ddpm-lab")
 
@@ -42,32 +42,16 @@ def add_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     write_json(path, (json.loads(path.read_text()) if path.exists() else {}) | metrics)
 
 
-def commit() -> str:
-    """The git commit of this code, "+changes" where the tree differs from it; "unknown" outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        revision = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return revision.stdout.strip()
-
-
-def provenance_of(folder: Path, overrides: list[str]) -> dict[str, Any]:
+def provenance_of(folder: Path, config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     """Where this session of the folder's run comes from, under the run's id where it has one already."""
     return {
         "id": _read_json(folder / "provenance.json").get("id", uuid.uuid4().hex[:8]),
         "overrides": overrides,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": commit(),
+        "packages": packages(config),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
     }
 
 

@@ -11,6 +11,7 @@ from ddpm_lab import runs
 from ddpm_lab.callbacks.periodic import Periodic
 from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.likelihood import Fast, metrics, sentence
+from ddpm_lab.provenance import origin
 from ddpm_lab.training.diffusion import Diffusion
 from ddpm_lab.training.say import say
 
@@ -62,7 +63,9 @@ class BitsPerDimension(Periodic):
                 progress=False,
             )
             if trainer.is_global_zero:
-                found = metrics(bound, step=trainer.global_step, weights=weights, commit=runs.commit())
+                found = metrics(
+                    bound, step=trainer.global_step, weights=weights, **origin(module.kept.get("config", {}))
+                )
                 runs.add_metrics(self.folder, found)
                 scalars = {name: value for name, value in found.items() if isinstance(value, float)}
                 for logger in trainer.loggers:

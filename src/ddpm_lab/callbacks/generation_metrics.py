@@ -16,7 +16,8 @@ from ddpm_lab.evaluation.reference import reference_statistics
 from ddpm_lab.metrics.features import Extractor, FeatureSource, WeightsNotFoundError
 from ddpm_lab.metrics.scores import Metric, Score
 from ddpm_lab.metrics.statistics import Statistics
-from ddpm_lab.runs import add_metrics, commit
+from ddpm_lab.provenance import origin
+from ddpm_lab.runs import add_metrics
 from ddpm_lab.samplers.sampler import Sampler
 from ddpm_lab.training.diffusion import Diffusion
 from ddpm_lab.training.say import say
@@ -132,7 +133,7 @@ class GenerationMetrics(Periodic):
             **protocol_of_reference(self.extractor, self.reference, self.batch_size),
             "weights": "ema" if len(module.emas) else "raw",
             "step": trainer.global_step,
-            "commit": commit(),
+            **origin(module.kept.get("config", {})),
         }
         found = records(judged.scores, protocol)
         numbers = {name: value for name, value in found.items() if isinstance(value, float)}

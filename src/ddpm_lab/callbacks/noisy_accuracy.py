@@ -13,6 +13,7 @@ from ddpm_lab.callbacks.pictures import log_picture
 from ddpm_lab.errors import UserError
 from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import to_float
+from ddpm_lab.provenance import origin
 from ddpm_lab.seeds import ImageNoise
 from ddpm_lab.training.diffusion import Diffusion, evaluating
 from ddpm_lab.training.say import say
@@ -59,7 +60,7 @@ class NoisyAccuracy(lightning.Callback):
                 "seed": self.seed,
                 "weights": "ema" if len(pl_module.emas) else "raw",
                 "step": trainer.global_step,
-                "commit": runs.commit(),
+                **origin(pl_module.kept.get("config", {})),
             }
             runs.add_metrics(self.folder, {**found, "test/loss_protocol": protocol, "test/accuracy_protocol": protocol})
             for logger in trainer.loggers:

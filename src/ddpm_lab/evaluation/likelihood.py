@@ -215,7 +215,7 @@ class Fast:
         )
 
 
-def metrics(bound: Bound, *, step: int, weights: str, commit: str) -> dict[str, Any]:
+def metrics(bound: Bound, *, step: int, weights: str, **origin: Any) -> dict[str, Any]:
     """For metrics.json: the number, and beside it always all of the same keys, null where the bound has none.
 
     So that what an earlier evaluation wrote under the same key is replaced as a whole.
@@ -228,7 +228,7 @@ def metrics(bound: Bound, *, step: int, weights: str, commit: str) -> dict[str, 
         f"{key}_prior": bound.prior,
         f"{key}_decoder": bound.decoder,
         f"{key}_images": bound.protocol["n"],
-        f"{key}_protocol": {**bound.protocol, "step": step, "weights": weights, "commit": commit},
+        f"{key}_protocol": {**bound.protocol, "step": step, "weights": weights, **origin},
         f"{key}_terms": None if bound.terms is None else bound.terms._asdict(),
     }
 

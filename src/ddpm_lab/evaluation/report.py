@@ -37,9 +37,9 @@ class Report:
         if ranks.first():
             add_metrics(self.folder, {"overrides": self.overrides, **found})
 
-    def add_bound(self, bound: Bound, *, weights: str, step: int, commit: str) -> None:
+    def add_bound(self, bound: Bound, *, weights: str, step: int, **origin: Any) -> None:
         """Write the bound with its protocol, and pictures of its terms where they are all known; print it."""
-        self.add(likelihood.metrics(bound, weights=weights, step=step, commit=commit))
+        self.add(likelihood.metrics(bound, weights=weights, step=step, **origin))
         self.add({f"seconds_of_{bound.key}": round(bound.seconds, 2)})
         if not ranks.first():
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from ddpm_lab import runs
+from ddpm_lab.provenance import origin
 from ddpm_lab.tasks.foreign import Foreign
 
 ANCESTRAL = """\
@@ -43,7 +44,14 @@ CLIPPED = (
 
 def card(config: DictConfig, source: Foreign) -> str:
     """Markdown: what the model is, how it is called, its options, its numbers."""
-    lines = [f"# {source.about}", "", f"Written by ddpm-lab, commit {runs.commit()}, from `{config['from']}`.", ""]
+    code = origin(*([] if source.folder is None else [runs.load_config(source.folder)]))
+    others = "".join(f", {name} {said}" for name, said in code.get("packages", {}).items())
+    lines = [
+        f"# {source.about}",
+        "",
+        f"Written by ddpm-lab, commit {code['commit']}{others}, from `{config['from']}`.",
+        "",
+    ]
     labels = "no labels" if source.num_classes is None else f"{source.num_classes} labels"
     lines.append(f"Images of {source.channels}x{source.image_size}x{source.image_size} in [-1, 1], {labels}.")
     lines += _labels(source)

@@ -154,7 +154,7 @@ def _to_run(config: DictConfig, source: Foreign, out: Path) -> Pairs:
     OmegaConf.save(run, out / "config.yaml", resolve=True)
     state = {f"denoiser.network.{name}": value for name, value in source.network.state_dict().items()}
     torch.save({"state_dict": state, "global_step": source.step}, out / "checkpoints" / "last.ckpt")
-    runs.write_json(out / "provenance.json", runs.provenance_of(out, [f"from={config['from']}"]))
+    runs.write_json(out / "provenance.json", runs.provenance_of(out, run, [f"from={config['from']}"]))
     return [(source.network, load_any(str(out), "raw")[1].network)]
 
 

@@ -21,11 +21,12 @@ from ddpm_lab.folders import shown
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
 from ddpm_lab.parts import named, part
+from ddpm_lab.provenance import origin
 from ddpm_lab.tasks import cautions
 from ddpm_lab.tasks.building import background_of, build_extractor, dataset_of, find_device, set_threads, to_draw
 from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import check_source, load_model, weights_of
-from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
+from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide, guiding_runs
 from ddpm_lab.tasks.precisions import settle_drawing
 from ddpm_lab.wording import counted
 
@@ -65,7 +66,11 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
     run, denoiser, step = load_model(config)
     denoiser.to(device)
     data, dataset = run.data, dataset_of(run)
-    about: dict[str, Any] = {"weights": weights_of(config), "step": step, "commit": runs.commit()}
+    about: dict[str, Any] = {
+        "weights": weights_of(config),
+        "step": step,
+        **origin(run, config, *guiding_runs(config.guidance)),
+    }
     if config.n is None:
         _check_nothing_steers(config, "add n=…, how many images are drawn")
     note = settle_drawing(config)
@@ -151,7 +156,7 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
         "images": chosen_are,
         "transparent": transparent_of(images, chosen),
         "background": background,
-        "commit": runs.commit(),
+        **origin(config),
     }
     report.add_scores(
         judged,

@@ -78,7 +78,7 @@ def fit(config: DictConfig) -> None:
         if done(folder) == step and 0 <= config.trainer.max_steps <= step:
             say(f"{folder} is complete, with {step} steps; a greater trainer.max_steps would train on")
             return
-    provenance = runs.provenance_of(folder, list(hydra_config.overrides.task)) if first else {"id": None}
+    provenance = runs.provenance_of(folder, config, list(hydra_config.overrides.task)) if first else {"id": None}
 
     def begin() -> None:
         """Only now, when nothing can be refused any more, does the folder become that of this session."""

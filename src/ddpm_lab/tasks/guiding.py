@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 
+from ddpm_lab import runs
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.guidance import Autoguided, ClassifierFree, ClassifierGuided
 from ddpm_lab.errors import UserError
@@ -18,6 +19,12 @@ from ddpm_lab.tasks.building import load_classifier, load_run
 
 Interval = Sequence[int] | None
 SHOWN = 20  # names of classes in an error
+
+
+def guiding_runs(guidance: DictConfig) -> list[DictConfig]:
+    """The configurations of the runs that a guidance takes beside the one that it steers."""
+    named = (guidance.get("weak"), guidance.get("classifier"))
+    return [runs.load_config(runs.checked_run(run)) for run in named if run is not None]
 
 
 class Steered(NamedTuple):

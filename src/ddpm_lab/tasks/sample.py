@@ -13,11 +13,12 @@ from ddpm_lab.errors import UserError
 from ddpm_lab.folders import shown
 from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import WITH_ALPHA, to_float
+from ddpm_lab.provenance import origin
 from ddpm_lab.tasks import cautions
 from ddpm_lab.tasks.building import background_of, dataset_of, find_device, set_threads, to_draw
 from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import load_model, weights_of
-from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
+from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide, guiding_runs
 from ddpm_lab.tasks.precisions import settle_drawing
 
 
@@ -81,7 +82,7 @@ def sample(config: DictConfig) -> None:
         "precision": config.precision,
         "compile": config.compile,
         "step": step,
-        "commit": runs.commit(),
+        **origin(run, config, *guiding_runs(config.guidance)),
         **done.protocol,
     }
     if used and done.labels is not None and not job.labels_given:
