@@ -12,7 +12,8 @@ import torch
 from omegaconf import OmegaConf
 
 from ddpm_lab.runs import latest_checkpoint, load_checkpoint
-from ddpm_lab.tasks.comparing import differences
+from ddpm_lab.tasks.comparing import Difference, differences
+from ddpm_lab.tasks.resuming import _of_the_data
 from ddpm_lab.training import lr_schedules
 from ddpm_lab.training.continuing import averages, can_go_on, settings_at
 from tests.doors import QUICK, checkpoint, run, scalars
@@ -144,6 +145,19 @@ def test_what_differs() -> None:
     assert of(before, now) == ["weighting uniform -> snr", "seed 0 -> 1"]
     learned = {"_target_": "ddpm_lab.diffusion.variances.LearnedRange"}
     assert of({"variance": None}, {"variance": learned}) == ["variance null -> learned_range"]
+
+
+def test_what_counts_as_other_data() -> None:
+    moved, named = (
+        Difference("data.dataset.root", "data/npz", "/new/npz"),
+        Difference("data.class_names", "null", "[a, b]"),
+    )
+    mirrored = Difference("data.mirror", "false", "true")
+    assert _of_the_data([moved, named, mirrored], "1", "1") == [mirrored]  # the same images, in another place
+    assert _of_the_data([moved, named], None, "1") == [moved]  # of an earlier version's checkpoint nobody knows
+    assert [str(one) for one in _of_the_data([], "1" * 64, "2" * 64)] == [
+        "data images 11111111 -> other images 22222222"
+    ]
 
 
 SCHEDULES = {

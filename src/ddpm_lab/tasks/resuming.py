@@ -146,7 +146,11 @@ def _trained_with(path: Path, loaded: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _of_the_data(changed: list[Difference], before: str | None, now: str) -> list[Difference]:
-    """The changes, with one more where the images are others, and without those of the places where the same ones lie."""
+    """The changes, with one more where the images are others, and without those of the places where the same ones lie.
+
+    Nor does it count that earlier checkpoints do not have the names of their classes.
+    """
+    changed = [one for one in changed if (one.name, one.before) != ("data.class_names", "null")]
     if before is None:
         return changed
     if before != now:
