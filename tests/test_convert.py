@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from ddpm_lab.checkpoints import openai
@@ -18,6 +19,7 @@ from ddpm_lab.checkpoints.tensors import read_tensors
 from ddpm_lab.samplers.ancestral import Ancestral
 from ddpm_lab.samplers.ddim import DDIM
 from ddpm_lab.tasks.building import load_classifier, load_run
+from ddpm_lab.tasks.card import card as model_card
 from ddpm_lab.tasks.foreign import _built, read
 from tests.doors import QUICK, checkpoint, environment, run
 from tests.networks.randomise import randomised
@@ -79,6 +81,9 @@ def test_the_card_s_code_draws_the_same_images_in_diffusers_alone(runs: dict[str
         assert part in card
     card = (tmp_path / "dropped" / "README.md").read_text()
     assert "Labels: 0 to 9; 10 stands for none" in card
+    source = read(str(runs["dropped"]))._replace(class_names=list("abcdefghij"))
+    named = model_card(OmegaConf.create({"from": "run", "to": "diffusers", "weights": "ema"}), source)
+    assert "Labels: 0 = a, 1 = b, 2 = c, 3 = d, 4 = e, 5 = f, 6 = g, 7 = h, 8 = i, 9 = j; 10 stands for none" in named
 
 
 def test_out_and_in_again_is_the_same_model(runs: dict[str, Path], tmp_path: Path) -> None:

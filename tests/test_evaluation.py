@@ -135,7 +135,8 @@ def test_files_are_judged_like_a_run(trained: Path, evaluated: Path, cache: Path
     folder = tmp_path / "folder"
     folder.mkdir()
     for k, image in enumerate(images):
-        Image.fromarray(image[..., 0]).save(folder / f"{k:03}.png")
+        picture = Image.fromarray(image[..., 0])
+        (picture.convert("LA") if k % 5 == 0 else picture).save(folder / f"{k:03}.png")
     expected = metrics(evaluated)
     common = ["data=digits", "batch_size=16", "threads=1", f"cache={cache}", "dashboard=none", *QUICK_FEATURES]
     for source in (archive, folder):
@@ -144,6 +145,8 @@ def test_files_are_judged_like_a_run(trained: Path, evaluated: Path, cache: Path
         for name in METRICS:
             assert found[f"{name}50"] == pytest.approx(expected[f"{name}50"], rel=1e-9, abs=1e-12), name
         assert found["fid50_protocol"]["samples"] == source.name
+        assert found["fid50_protocol"]["transparent"] == (0 if source == archive else 10)
+        assert found["fid50_protocol"]["background"] == "white"
 
 
 def test_statistics_go_out_and_come_in(cache: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What train.py tells of a data set, in full and at the start of a run."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from ddpm_lab.folders import COMMAND, folder_of_this_command
 from ddpm_lab.tasks.inspecting import briefly, inspect
 from tests.doors import QUICK, ROOT, run, width
 
@@ -30,8 +32,7 @@ def icons(root: Path) -> Path:
 def composed(root: Path, **data: object) -> DictConfig:
     """What inspecting needs of a configuration of train.py."""
     of_folder = OmegaConf.load(ROOT / "conf" / "data" / "image_folder.yaml")
-    classes = {"dataset": {"class_of": {"_target_": "ddpm_lab.data.folder.folder_name", "_partial_": True}}}
-    given = {"num_classes": 2, "image_size": 16, "num_workers": 0, **classes, **data}
+    given = {"classes": "folders", "image_size": 16, "num_workers": 0, **data}
     config = OmegaConf.create({"data": OmegaConf.merge(of_folder, given), "data_root": str(root), "seed": 0})
     config.data.dataset.root = str(root)
     assert isinstance(config, DictConfig)
@@ -45,7 +46,7 @@ def test_in_full_every_image_is_looked_at(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr().out
     assert "image_folder: 30 training and 11 test images, as 16x16 RGB" in said
     assert "their mirror images too (data.mirror=true)" in said
-    assert re.search(r"^  classes +2, training \+ test: (cat|0) \(20 \+ 7\), (dog|1) \(10 \+ 3\)$", said, re.MULTILINE)
+    assert re.search(r"^  classes +2, training \+ test: cat \(20 \+ 7\), dog \(10 \+ 3\)$", said, re.MULTILINE)
     assert re.search(r"^  rare +fewer than 10 test images of", said, re.MULTILINE)
     assert re.search(r"^  sizes +16x16$", said, re.MULTILINE)
     assert re.search(r"^  modes +RGBA 21, RGB 19$", said, re.MULTILINE)
@@ -62,9 +63,9 @@ def test_in_full_every_image_is_looked_at(tmp_path: Path, capsys: pytest.Capture
 
 def test_in_short_what_is_wrong_is_a_warning(tmp_path: Path) -> None:
     config = composed(icons(tmp_path / "icons"), first=4)
-    said = briefly(config, instantiate(config.data))
+    said = briefly(instantiate(config.data))
     assert "30 training (of which data.first=4 are trained on) and 11 test images" in said
-    assert re.search(r"classes 2, training \+ test: \S+ \(20 \+ 8\), \S+ \(10 \+ 3\); sizes 16x16; modes RGBA 2", said)
+    assert re.search(r"classes 2, training \+ test: cat \(20 \+ 8\), dog \(10 \+ 3\); sizes 16x16; modes RGBA 2", said)
     assert re.search(r"warning: images that cannot be read, at which training stops: \S*/32\.png", said)
 
 
@@ -95,3 +96,11 @@ def test_inspect_true_leaves_nothing_and_tells_what_training_would_meet(tmp_path
     assert re.search(r"^  equal +none", said, re.MULTILINE)
     assert "training" not in said.split("equal")[1]
     assert not list(tmp_path.glob("outputs/*/*"))
+
+
+def test_a_run_is_found_again_whether_it_tells_its_data_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "earlier" / ".hydra" / "overrides.yaml"
+    record.parent.mkdir(parents=True)
+    record.write_text("- seed=3\n")
+    monkeypatch.setenv(COMMAND, json.dumps(["train.py", "seed=3", "data.inspect=false", "resume=auto"]))
+    assert folder_of_this_command(str(tmp_path / "new"), "train") == str(tmp_path / "earlier")

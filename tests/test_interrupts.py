@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_lab.networks.precision import has_bf16
 from ddpm_lab.runs import latest_checkpoint
 from tests.doors import QUICK, ROOT, checkpoint, command, environment, run, written
 
@@ -182,11 +183,16 @@ def test_a_precision_of_the_weights_is_refused(tmp_path: Path, precision: str) -
 
 def test_half_precision_is_clipped_by_value(tmp_path: Path) -> None:
     clip = ["trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_val=0.5", "trainer.max_steps=2"]
-    run("train", *QUICK, *clip, "trainer.precision=16", "logger=csv", f"hydra.run.dir={tmp_path}/run")
+    said = run("train", *QUICK, *clip, "trainer.precision=16", "logger=csv", f"hydra.run.dir={tmp_path}/run")
+    assert "trainer.precision=16 is bf16-mixed on a CPU" in said
+    assert "\n  precision: bf16-mixed\n" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_a_checkpoint_names_its_run(trained: Path) -> None:
-    run("sample", f"run={trained}/checkpoints/best.ckpt", "n=3", "sampler.steps=4")
+    said = run("sample", f"run={trained}/checkpoints/best.ckpt", "n=3", "sampler.steps=4", "precision=auto")
+    protocol = json.loads(written(trained, "samples.json").read_text())["protocol"]
+    assert protocol["precision"] == ("bf16" if has_bf16("cpu") else "fp32")
+    assert f"precision=auto: {protocol['precision']}, for " in said
     assert np.load(written(trained, "samples.npz"))["arr_0"].shape == (3, 8, 8, 1)
 
 

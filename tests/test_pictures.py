@@ -86,3 +86,18 @@ def test_captions_are_not_cut_off(tmp_path: Path) -> None:
         places = (drawn == pixels(sheet)[:, :1, :1]).all(0).nonzero().tolist()
         h, w = sheet.height, sheet.width
         assert any(torch.equal(drawn[:, y : y + h, x : x + w], pixels(sheet)) for y, x in places)
+
+
+def test_names_stand_above_their_columns_and_in_no_other(tmp_path: Path) -> None:
+    for names in ([], ["", "a name wider than its column", ""]):
+        panels([("left", noise(6, 1, 40)), ("right", noise(3, 1, 40))], tmp_path / f"{len(names)}.png", 3, names)
+    (_, without), (_, height) = (size(tmp_path / f"{k}.png") for k in (0, 3))
+    with Image.open(tmp_path / "3.png") as picture:
+        line = (
+            pixels(picture)[:, 30 : 30 + height - without].float().mean((0, 1))
+        )  # the line between caption and images
+    pitch = 40 + FRAME
+    drawn = (line < 255).nonzero().flatten()
+    second = [left + pitch for left in (16, 16 + 3 * pitch + FRAME + 16)]
+    assert all(any(left <= x < left + pitch for left in second) for x in drawn.tolist())
+    assert all(any(left <= x < left + pitch for x in drawn.tolist()) for left in second)

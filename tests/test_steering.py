@@ -61,8 +61,11 @@ def test_a_classifier_is_trained_like_any_model(runs: dict[str, Path]) -> None:
 def test_a_classifier_resumes_and_says_what_has_no_part(runs: dict[str, Path], tmp_path: Path) -> None:
     options = [*SHORT, "experiments=dhariwal2021/digits_classifier", "callbacks.noisy_accuracy.images=40"]
     folder = f"hydra.run.dir={tmp_path}/run"
-    run("train", *options, "trainer.max_steps=6", "lr_scheduler.total=12", folder)
-    assert "resumed at step 6" in run("train", *options, "resume=auto", "lr_scheduler.total=12", folder)
+    told = "digits: 1,498 training and 299 test images"
+    assert told in run("train", *options, "trainer.max_steps=6", "lr_scheduler.total=12", folder)
+    said = run("train", *options, "resume=auto", "data.inspect=false", "lr_scheduler.total=12", folder)
+    assert "resumed at step 6" in said
+    assert told not in said
     whole = checkpoint(runs["classifier"])["state_dict"]
     resumed = checkpoint(tmp_path / "run")["state_dict"]
     assert all((whole[key] == resumed[key]).all() for key in whole)

@@ -1,30 +1,8 @@
-"""Reads an offline W&B run: LevelDB's log format around protobuf records, which the installed package defines."""
+"""What an offline W&B run holds."""
 
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
-from wandb.proto import wandb_internal_pb2
-
-BLOCK, HEADER = 32768, 7
-
-
-def records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
-    data = path.read_bytes()
-    assert data[:4] == b":W&B"
-    offset, parts = HEADER, []
-    while offset + HEADER <= len(data):
-        if BLOCK - offset % BLOCK < HEADER:  # a record's header never crosses a block
-            offset += BLOCK - offset % BLOCK
-            continue
-        _, length, kind = struct.unpack("<IHB", data[offset : offset + HEADER])
-        parts.append(data[offset + HEADER : offset + HEADER + length])
-        offset += HEADER + length
-        if kind in (1, 4):  # whole, or the last part
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(b"".join(parts))
-            parts = []
-            yield record
+from ddpm_lab.callbacks.wandb_file import records
 
 
 def keys_of(path: Path) -> dict[str, set[str]]:

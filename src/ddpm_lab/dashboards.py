@@ -24,6 +24,8 @@ def wandb(
     *,
     project: str,
     group: str | None,
+    tags: Sequence[str] = (),
+    notes: str | None = None,
 ) -> None:
     """Log an evaluation as a W&B run of its own, in the group of the run that it is of; offline unless a key is configured."""
     import wandb as client
@@ -33,6 +35,8 @@ def wandb(
         dir=folder,
         project=project,
         group=group or run,
+        tags=list(tags) or None,  # None: WANDB_TAGS, if that is set
+        notes=notes,
         job_type="evaluate",
         name=f"evaluation of {folder.name if run is None else f'{run}, {folder.name}'}",
         config=dict(config),

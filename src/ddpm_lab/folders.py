@@ -170,8 +170,8 @@ def done(folder: Path) -> int | None:
 
 
 def _what_matters(overrides: Iterable[str]) -> set[str]:
-    """The overrides but for Hydra's own and those that say whether to go on."""
-    others = ("hydra.", "hydra/", "resume=", "allow_changes=", "skip_finished=")
+    """The overrides but for Hydra's own, those that say whether to go on, and what changes no run."""
+    others = ("hydra.", "hydra/", "resume=", "allow_changes=", "skip_finished=", "data.inspect=")
     return {override for override in overrides if not override.startswith(others)}
 
 

@@ -59,25 +59,43 @@ def captioned(
     return canvas
 
 
-def panels(named: Sequence[tuple[str, Tensor]], path: Path, columns: int | None = None) -> None:
+def panels(
+    named: Sequence[tuple[str, Tensor]], path: Path, columns: int | None = None, names: Sequence[str] = ()
+) -> None:
     """Write grids of images [n, C, H, W] in [-1, 1] side by side, each under its caption, as a PNG.
 
-    columns: of each grid; None takes 8, and as many as rows where there are more than 64 images.
+    columns: of each grid; None takes 8, and as many as rows where there are more than 64 images. names: of the columns, cut
+    to their width.
     """
     scale = max(1, math.ceil(40 / named[0][1].shape[-1]))
     columns = columns or max(8, *(math.ceil(len(images) ** 0.5) for _, images in named))
     grids = [(caption, grid(images, min(columns, len(images)), scale)) for caption, images in named if len(images)]
     font = ImageFont.load_default(14)
     widths = [max(sheet.width, int(font.getlength(caption)) + 4) for caption, sheet in grids]
+    above = CAPTION * (2 if names else 1)
     height = max(sheet.height for _, sheet in grids)
-    canvas = Image.new("RGB", (sum(widths) + GAP * (len(grids) + 1), height + CAPTION + 2 * GAP), "white")
+    canvas = Image.new("RGB", (sum(widths) + GAP * (len(grids) + 1), height + above + 2 * GAP), "white")
     draw = ImageDraw.Draw(canvas)
     left = GAP
     for (caption, sheet), width in zip(grids, widths, strict=True):
         draw.text((left, GAP // 2), caption, fill="black", font=font)
-        canvas.paste(sheet, (left, GAP // 2 + CAPTION))
+        canvas.paste(sheet, (left, GAP // 2 + above))
+        pitch = named[0][1].shape[-1] * scale + FRAME
+        for k, name in enumerate(names[: sheet.width // pitch]):
+            text = _cut(name, pitch - FRAME)
+            draw.text(
+                (left + k * pitch + FRAME, GAP // 2 + CAPTION + 4), text, fill="black", font=ImageFont.load_default(12)
+            )
         left += width + GAP
     canvas.save(path)
+
+
+def _cut(text: str, width: int) -> str:
+    """As much of a text as fits into a width in pixels."""
+    font, kept = ImageFont.load_default(12), text
+    while kept and font.getlength(kept if kept == text else f"{kept}…") > width:
+        kept = kept[:-1]
+    return kept if kept == text else f"{kept}…"
 
 
 def to_nhwc(images: Tensor) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The grids of samples, drawn by a real Trainer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,12 @@ def test_without_an_average_the_raw_weights_are_drawn_without_dropout(
     drawn: list[torch.Tensor] = []
     draw = sample_grid.panels
 
-    def panels(parts: list[tuple[str, torch.Tensor]], path: Path, columns: int | None = None) -> None:
+    def panels(
+        parts: list[tuple[str, torch.Tensor]], path: Path, columns: int | None = None, names: Sequence[str] = ()
+    ) -> None:
         titles.extend(title for title, _ in parts)
         drawn.extend(images for _, images in parts)
-        draw(parts, path, columns)
+        draw(parts, path, columns, names)
 
     monkeypatch.setattr(sample_grid, "panels", panels)
     model = module(dropout=0.5, ema_rates=[])
@@ -56,19 +59,22 @@ def test_without_an_average_the_raw_weights_are_drawn_without_dropout(
 def test_each_class_has_a_column_of_drawn_and_of_real_images_and_the_npz_its_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[tuple[list[torch.Tensor], int | None]] = []
+    shown: list[tuple[list[torch.Tensor], int | None, Sequence[str]]] = []
     draw, digits = sample_grid.panels, data()
 
-    def panels(parts: list[tuple[str, torch.Tensor]], path: Path, columns: int | None = None) -> None:
-        shown.append(([images for _, images in parts], columns))
-        draw(parts, path, columns)
+    def panels(
+        parts: list[tuple[str, torch.Tensor]], path: Path, columns: int | None = None, names: Sequence[str] = ()
+    ) -> None:
+        shown.append(([images for _, images in parts], columns, names))
+        draw(parts, path, columns, names)
 
     monkeypatch.setattr(sample_grid, "panels", panels)
     model = module(conditional=True)
     grid = SampleGrid(str(tmp_path), DDIM(3), 25, 0)
     trainer(tmp_path, grid, max_steps=1, limit_val_batches=0).fit(model, datamodule=digits)
-    ((drawn, real), columns) = shown[-1]
+    ((drawn, real), columns, names) = shown[-1]
     assert columns == 10
+    assert names == tuple("0123456789")
     assert len(drawn) == len(real) == 25
     with np.load(tmp_path / "samples.npz") as arrays:
         assert arrays["arr_0"].shape == (25, 8, 8, 1)
@@ -79,12 +85,12 @@ def test_each_class_has_a_column_of_drawn_and_of_real_images_and_the_npz_its_lab
     assert labels[places].tolist() == [k % 10 for k in range(25)]
 
     # A class with too few images leaves its column short, and many classes have no columns.
-    images, labels = digits.test_images(300)
+    images, labels = digits.test_images(299)
     rare = labels == 3
     labels[rare] = torch.where(rare.cumsum(0)[rare] > 1, 4, 3)
-    monkeypatch.setattr(digits, "test_images", lambda n: (images[:n], labels[:n]))
+    monkeypatch.setattr(digits, "test_images", lambda n, seed: (images[:n], labels[:n]))
     column = grid._real(digits, 10)[3::10]
     assert torch.equal(column[0], images[labels == 3][0])
     assert (column[1:] == column[1, 0, 0, 0]).all()
     digits.num_classes = 17
-    assert grid._columns(model) is None
+    assert grid._columns(model) == (None, ())

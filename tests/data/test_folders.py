@@ -205,3 +205,21 @@ def test_files_that_name_no_class_are_refused_with_the_other_way(tmp_path):
         read(write(tmp_path, "0.png", "cat_1.png"))
     with pytest.raises(ValueError, match=r"0\.png names no class before an underscore: .*data\.classes=folders"):
         read(tmp_path, class_of="prefix")
+
+
+def test_names_may_be_given_to_classes_that_have_none(tmp_path):
+    np.savez(tmp_path / "train.npz", np.zeros((10, 8, 8, 3), np.uint8), np.arange(10) % 2)
+    file = next(file for file in FILES if file.stem == "npz")
+
+    def data(**changes: Any) -> DataModule:
+        dataset = {"root": str(tmp_path)}
+        return instantiate(compose(file, tmp_path, num_workers=0, image_size=8, dataset=dataset, **changes).data)
+
+    named = data(num_classes=2, class_names=["cat", "dog"])
+    named.setup("fit")
+    assert named.class_names == ("cat", "dog")
+    with pytest.raises(ValueError, match=r"data\.class_names has 3 names and data\.num_classes is 2: name each class"):
+        data(num_classes=2, class_names=["cat", "dog", "cow"]).setup("fit")
+    np.savez(tmp_path / "train.npz", np.zeros((10, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"npz has no labels where the configuration declares data\.num_classes=2"):
+        data(num_classes=2).setup("fit")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ddpm_lab.evaluation.run_curves import run_curves
+from ddpm_lab.evaluation.run_curves import draw, run_curves
 from ddpm_lab.evaluation.sweep_report import Job, rows, sweep_report
 from tests.doors import width
 
@@ -85,3 +85,16 @@ def test_curves(tmp_path: Path) -> None:
     assert width(run_curves(scalars, tmp_path, None)) > 300
     with pytest.raises(ValueError, match="holds no fid; it holds train/loss, train/loss_q0"):
         run_curves(scalars, tmp_path, ["fid"])
+
+
+def test_equal_scalars_are_one_curve_and_what_was_logged_once_is_told_in_words() -> None:
+    falling, rising = [(10, 2.0), (20, 1.0)], [(10, 1.0), (20, 2.0)]
+    quartiles = {f"train/loss_q{k}": falling for k in range(4)}
+    once = {f"test/number_{k:02}": [(20, k / 8)] for k in range(15)}
+    figure = draw({**once, "train/loss": falling, **quartiles, "train/lr": rising, "train/mse": falling})
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    curves = {axes.get_title(): len(axes.lines) for axes in shown if axes.lines}
+    assert curves == {"train/loss = train/mse": 1, "train/loss by quartile of t": 4, "train/lr": 1}
+    words = [axes.texts[0].get_text().splitlines() for axes in shown if axes.texts]
+    assert [len(lines) for lines in words] == [14, 1]
+    assert words[0][1] == "test/number_01 = 0.125  (step 20)"

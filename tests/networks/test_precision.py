@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from ddpm_lab.networks.adm_unet import ADMUNet
 from ddpm_lab.networks.ho_unet import HoUNet
-from ddpm_lab.networks.precision import InBfloat16
+from ddpm_lab.networks.precision import InBfloat16, has_bf16
 from tests.networks.randomise import randomised
 
 SHAPE = {
@@ -27,3 +29,24 @@ def test_half_as_many_bits_give_nearly_the_same(make: type) -> None:
     assert (found[0] - wanted).square().mean() < 0.03**2 * wanted.square().mean()
     assert not torch.equal(*found)  # neighbouring timesteps are told apart
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("line", "known"),
+    [
+        ("flags\t\t: fpu vme avx512f avx512_bf16 amx_tile", True),
+        ("flags\t\t: fpu amx_bf16", True),
+        ("flags\t\t: fpu avx2 avx512f", False),
+        ("Features\t: fp asimd bf16", True),
+        ("Features\t: fp asimd", False),
+        ("Hardware\t: bf16", None),
+    ],
+)
+def test_a_cpus_flags_tell_whether_it_has_bf16(line: str, known: bool | None, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n\nprocessor\t: 1\n{line}\n")
+    assert has_bf16("cpu", tmp_path / "cpuinfo") is known
+
+
+def test_where_nothing_tells_it_is_not_known(tmp_path: Path) -> None:
+    assert has_bf16("cpu", tmp_path / "nowhere") is None
+    assert has_bf16("mps") is None

@@ -111,7 +111,9 @@ class GenerationMetrics(Periodic):
         denoiser = module.averaged()
         shape = (data.channels, data.image_size, data.image_size)
         labels = range(data.num_classes) if module.conditional else None
-        samples = Samples(denoiser, sampler, shape, self.seed, labels, module.device)
+        samples = Samples(
+            denoiser, sampler, shape, self.seed, labels, module.device, class_names=data.class_names or ()
+        )
         training = denoiser.network.training
         denoiser.network.eval()
         samples.announce(n, self.batch_size, self.extractor)

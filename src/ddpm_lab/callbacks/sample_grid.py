@@ -60,7 +60,7 @@ class SampleGrid(Periodic):
         if trainer.is_global_zero:
             path = self.folder / "samples" / f"step_{step:08d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            panels(drawn, path, self._columns(module))
+            panels(drawn, path, *self._columns(module))
             log_picture(trainer, "samples", path)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -69,13 +69,15 @@ class SampleGrid(Periodic):
         say(f"drawing {self.n} samples with {type(self.sampler).__name__} …")
         images = self._draw(pl_module, pl_module.averaged())
         if trainer.is_global_zero:
-            data, columns = trainer.datamodule, self._columns(pl_module)  # type: ignore[attr-defined]
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            columns, names = self._columns(pl_module)
             path = self.folder / "samples.png"
             real = self._real(data, columns)
             panels(
                 [(f"generated, step {trainer.global_step}", images), (f"real {data.name}, test split", real)],
                 path,
                 columns,
+                names,
             )
             save_npz(self.folder / "samples.npz", images, self._labels(pl_module, range(self.n)))
             log_picture(trainer, "samples_and_real", path)
@@ -85,10 +87,12 @@ class SampleGrid(Periodic):
         classes = module.trainer.datamodule.num_classes  # type: ignore[attr-defined]
         return torch.tensor([k % classes for k in indices]) if module.conditional else None
 
-    def _columns(self, module: Diffusion) -> int | None:
-        """One for each class, where the model has classes and not too many."""
-        classes = module.trainer.datamodule.num_classes if module.conditional else None  # type: ignore[attr-defined]
-        return classes if classes is not None and classes <= MOST_COLUMNS else None
+    def _columns(self, module: Diffusion) -> tuple[int | None, Sequence[str]]:
+        """One for each class, where the model has classes and not too many, and their names."""
+        data = module.trainer.datamodule  # type: ignore[attr-defined]
+        if not module.conditional or data.num_classes > MOST_COLUMNS:
+            return None, ()
+        return data.num_classes, data.class_names or ()
 
     def _real(self, data: Any, columns: int | None) -> Tensor:
         """At most n test images; where classes have columns each in that of its class, which ends where those found do."""

@@ -41,7 +41,7 @@ class TimestepDistribution(Periodic):
                 import wandb
 
                 histogram = wandb.Histogram(np_histogram=(heights, borders))
-                logger.experiment.log({"timesteps/probability": histogram, "trainer/global_step": trainer.global_step})
+                logger.log_metrics({"timesteps/probability": histogram}, step=trainer.global_step)  # type: ignore[dict-item]
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_histogram_raw(
                     "timesteps/probability",

@@ -1,5 +1,6 @@
 """Images to be judged: a folder of files or an .npz archive, read as they are, without crop, resize or change of colours."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +72,11 @@ class PlainFiles(FileSet):
 
 def _as_it_is(picture: Picture) -> Picture:
     return picture
+
+
+def transparent_of(images: ImageSet, indices: Sequence[int]) -> int:
+    """How many of the images have an alpha or a transparent colour in their files."""
+    return sum(images.look(i).transparent for i in indices) if isinstance(images, PlainFiles) else 0
 
 
 def read_images(path: str | Path, background: Background = "white", alpha: bool = False) -> ImageSet:

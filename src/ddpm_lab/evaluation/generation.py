@@ -195,6 +195,7 @@ def protocol_of_reference(extractor: Extractor, reference: Statistics, batch_siz
         "extractor_sha256": extractor.sha256,
         "resize": extractor.resize,
         "batch_size": batch_size,
+        **({"reference_background": about["background"]} if "background" in about else {}),
     }
 
 

@@ -16,6 +16,7 @@ from ddpm_lab import ranks
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.likelihood import bits_per_dim, estimate_bits_per_dim, importance
 from ddpm_lab.errors import UserError
+from ddpm_lab.metrics.features import over_background
 from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import to_float
 from ddpm_lab.samplers.spacings import walked
@@ -290,6 +291,7 @@ def _protocol(
         "bound": bound,
         "clip": clip,
         "seed": seed,
+        **over_background(images),
     }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddpm_lab import ranks
 from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.collect import collect
-from ddpm_lab.metrics.features import Extractor, Images, fingerprint
+from ddpm_lab.metrics.features import Extractor, Images, fingerprint, over_background
 from ddpm_lab.metrics.statistics import Statistics, load_statistics, save_statistics
 from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import KINDS
@@ -35,7 +35,8 @@ def reference_statistics(
 
     Of a larger split the seed chooses the n.
     The file's name holds a hash of the images themselves (number, size, pixels as delivered), the split, the extractor's
-    weights, n and, where it chooses, the seed: another data set, resolution, crop or extractor never meets them.
+    weights, n, what transparent pixels lie over and, where it chooses, the seed: another data set, resolution, crop or
+    extractor never meets them.
     """
     chosen = part(len(images), n, seed)
     about = {
@@ -49,6 +50,7 @@ def reference_statistics(
         "images_sha256": fingerprint(images),
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
+        **over_background(images),
     }
     key = hashlib.sha256(repr(sorted(about.items())).encode()).hexdigest()[:16]
     path = cache / "statistics" / f"{data}-{split}-{len(chosen)}-{extractor.name}-{key}.npz"

@@ -73,6 +73,12 @@ def as_rgb(images: Tensor) -> Tensor:
     return to_rgb(images)
 
 
+def over_background(images: Images) -> dict[str, list[int]]:
+    """For protocols: what transparent pixels lie over, of sets whose files may have some."""
+    background = getattr(images, "background", None)
+    return {} if background is None else {"background": list(background)}
+
+
 def fingerprint(images: Images, most: int = 256) -> str:
     """SHA-256 of what a set is: its length, its images' shape, and `most` images spread evenly over it with their labels.
 

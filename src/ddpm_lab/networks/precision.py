@@ -1,9 +1,23 @@
-"""Networks held in fewer bits than their inputs and outputs."""
+"""Networks held in fewer bits than their inputs and outputs, and whether a device computes in them."""
 
 import copy
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86, and of Arm
+
+
+def has_bf16(device: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+    """Whether a "cpu" or "cuda" device has instructions for bfloat16; without them it is emulated. None: not known."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu" or not cpuinfo.is_file():
+        return None
+    lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
+    flags = {flag for name, _, values in lines if name.strip() in ("flags", "Features") for flag in values.split()}
+    return not flags.isdisjoint(CPU_FLAGS) if flags else None
 
 
 class InBfloat16(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, open_dict
 
 from ddpm_lab import runs
 from ddpm_lab.diffusion.classifier import Classifier
@@ -69,6 +69,30 @@ def count_classes(data: DictConfig, module: Any = None) -> None:
         data.class_names = None if module.class_names is None else list(module.class_names)
 
 
+def dataset_of(run: DictConfig) -> Callable[..., Any]:
+    """The data set of a run. Of one with labels, raises ValueError for a split whose classes are others than in training."""
+    dataset, then = instantiate(run.data.dataset), list(run.data.get("class_names") or ())
+
+    def of_split(split: str) -> Any:
+        images = dataset(split=split)
+        now = list(getattr(images, "classes", None) or ())
+        if run.class_conditional and then and now and then != now:
+            raise UserError(
+                f"data={run.data.name} had the classes {', '.join(then)} in training and has {', '.join(now)} now, by which "
+                "its labels would mean others: put its files back as they were"
+            )
+        return images
+
+    return of_split
+
+
+def background_of(config: DictConfig, data: DictConfig | None) -> Any:
+    """What transparent pixels of images in files lie over: config.background, or what those of the data do."""
+    of_data = None if data is None else data.get("background")
+    found = next((given for given in (config.background, of_data) if given is not None), "white")
+    return list(found) if isinstance(found, ListConfig) else found
+
+
 def load_run(run: str, weights: str | int) -> tuple[DictConfig, Denoiser, int]:
     """A run's configuration, its denoiser with the weights asked for, and the step they were saved at.
 
@@ -120,7 +144,7 @@ def to_draw(denoiser: Denoiser, precision: str, compile: bool | str) -> Denoiser
     Raises ValueError for any other precision, and as `compile_network`.
     """
     if precision not in ("fp32", "bf16"):
-        raise UserError(f"precision={precision} is neither fp32 nor bf16")
+        raise UserError(f"precision={precision} is neither fp32 nor bf16, nor auto, which chooses one of them")
     drawing = denoiser if precision == "fp32" else denoiser.with_network(InBfloat16(denoiser.network)).eval()
     for network in {denoiser.network, drawing.network}:
         compile_network(network, compile)
@@ -158,15 +182,21 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def find_device(accelerator: str) -> torch.device:
-    """The device that "auto", "cpu", "cuda" or "mps" names; of several GPUs this process's own. Raises ValueError."""
+def device_type(accelerator: str) -> str:
+    """The kind of device, "cpu", "cuda" or "mps", that an accelerator's name means on this machine. Raises ValueError."""
     choices = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if accelerator == "auto":
         accelerator = next(name for name in ("cuda", "mps", "cpu") if choices[name])
     if not choices.get(accelerator, False):
         there = ", ".join(name for name, present in choices.items() if present)
         raise UserError(f"accelerator={accelerator} is not on this machine; take auto or one of: {there}")
-    if accelerator == "cuda":
+    return accelerator
+
+
+def find_device(accelerator: str) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "mps" names; of several GPUs this process's own. Raises ValueError."""
+    kind = device_type(accelerator)
+    if kind == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("cuda", torch.cuda.current_device())
-    return torch.device(accelerator)
+    return torch.device(kind)

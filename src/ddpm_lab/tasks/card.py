@@ -72,7 +72,9 @@ def _labels(source: Foreign) -> list[str]:
     if source.num_classes is None or source.folder is None:
         return []
     classes = source.num_classes - (source.null_label is not None)
-    known = [f"{label} = {name}" for label, name in enumerate(source.class_names or ())] or [f"0 to {classes - 1}"]
+    names = list(source.class_names or ())
+    numbered = names == [str(label) for label in range(len(names))]  # digits, for instance
+    known = [f"0 to {classes - 1}"] if numbered else [f"{label} = {name}" for label, name in enumerate(names)]
     none = "" if source.null_label is None else f"; {source.null_label} stands for none (the unconditional half)"
     return [f"Labels: {', '.join(known)}{none}."]
 

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ddpm_lab import ranks, runs
-from ddpm_lab.data.images import read_images
+from ddpm_lab.data.images import read_images, transparent_of
 from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.generation import Samples, images_of, judge, protocol_of_reference
 from ddpm_lab.evaluation.reference import check_fit, reference_statistics
@@ -22,10 +22,11 @@ from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
 from ddpm_lab.parts import named, part
 from ddpm_lab.tasks import cautions
-from ddpm_lab.tasks.building import build_extractor, find_device, set_threads, to_draw
+from ddpm_lab.tasks.building import background_of, build_extractor, dataset_of, find_device, set_threads, to_draw
 from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import check_source, load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
+from ddpm_lab.tasks.precisions import settle_drawing
 from ddpm_lab.wording import counted
 
 
@@ -63,10 +64,13 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
         raise UserError("a model from elsewhere is judged by a data set: add data=… (such as data=cifar10)")
     run, denoiser, step = load_model(config)
     denoiser.to(device)
-    data, dataset = run.data, instantiate(run.data.dataset)
+    data, dataset = run.data, dataset_of(run)
     about: dict[str, Any] = {"weights": weights_of(config), "step": step, "commit": runs.commit()}
     if config.n is None:
         _check_nothing_steers(config, "add n=…, how many images are drawn")
+    note = settle_drawing(config)
+    if note is not None and config.n is not None and ranks.first():
+        print(note, flush=True)
     # What cannot be sampled is refused before the bound, which can take long.
     steered = guide(config.guidance, run, to_draw(denoiser, config.precision, config.compile))
     chosen, sampler = chosen_labels(config.labels, steered), instantiate(config.sampler, _convert_="all")
@@ -124,7 +128,8 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
         raise UserError(
             "samples=… are compared with a data set or a file: add data=… (such as data=cifar10) or reference=….npz"
         )
-    images = read_images(config.samples)
+    background = background_of(config, config.data)
+    images = read_images(config.samples, background)
     n = config.n or len(images)
     if n > len(images):
         raise UserError(f"n={n} images were asked for and samples={config.samples} holds {len(images)}")
@@ -144,6 +149,8 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
         "samples": Path(config.samples).name,
         "of": len(images),
         "images": chosen_are,
+        "transparent": transparent_of(images, chosen),
+        "background": background,
         "commit": runs.commit(),
     }
     report.add_scores(
@@ -175,7 +182,8 @@ def _references(
             )
     else:
         if config.reference is not None:
-            source, split, images = Path(config.reference).name, "whole", read_images(config.reference)
+            source, split = Path(config.reference).name, "whole"
+            images = read_images(config.reference, background_of(config, data))
         else:
             assert data is not None
             split = config.reference_split

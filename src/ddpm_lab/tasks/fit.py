@@ -26,6 +26,7 @@ from ddpm_lab.tasks.arguments import check_trainer
 from ddpm_lab.tasks.building import build_module, count_classes, set_threads
 from ddpm_lab.tasks.foreign import settle
 from ddpm_lab.tasks.inspecting import briefly, inspect
+from ddpm_lab.tasks.precisions import settle_training
 
 
 def fit(config: DictConfig) -> None:
@@ -54,11 +55,9 @@ def fit(config: DictConfig) -> None:
         keep_command(folder, composed)  # a sweep's report counts its jobs by these, failed ones too
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
-    if str(config.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
-        raise UserError(
-            f"trainer.precision={config.trainer.precision}: images and weights are float32 here; take 32-true, 16-mixed or "
-            "bf16-mixed"
-        )
+    note = settle_training(config.trainer)
+    if note is not None:
+        say(note)
     check_trainer(config.trainer)
     instantiate(config.task).check(config)
     checkpoint = resuming.checkpoint_to_resume(config.resume, folder)
@@ -105,8 +104,8 @@ def fit(config: DictConfig) -> None:
         + (f", resumed at step {step}" if checkpoint else "")
         + f" -> {folder}"
     )
-    if config.data.inspect and _is_first_process():
-        say(briefly(config, data))
+    if config.data.inspect and first:
+        say(briefly(data))
     for sentence in cautions.of_training(module.denoiser, data, callbacks):
         say(f"warning: {sentence}")
     idle = never_bind(config.ema_rates, steps) if config.ema_warmup and steps > 0 else None
@@ -163,7 +162,7 @@ def _loggers(config: DictConfig, folder: Path, step: int, run_id: str | None, sw
 
     loggers: list[Any] = [Scalars(str(folder), step)]
     for name, node in config.logger.items():
-        extra = {"id": run_id, "group": node.group or sweep} if name == "wandb" else {}
+        extra = {"id": run_id, "group": node.group or sweep, "start": step} if name == "wandb" else {}
         loggers.append(instantiate(node, **extra))
     return loggers
 

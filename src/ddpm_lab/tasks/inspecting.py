@@ -40,8 +40,8 @@ def inspect(config: DictConfig) -> None:
     ended = _examine(data, sets, found)
     looked, total = sum(split.looked for split in found), sum(split.n for split in found)
     print(_title(data, sets) + ("" if ended else f"; of {looked:,} of them:"))
-    classes = _classes(data, sets, found)
-    lines = [*_numbers(classes, SHOWN), *(_missing(classes) if ended else []), *_files(config, found, "transparent")]
+    classes = _classes(data, found)
+    lines = [*_numbers(classes, SHOWN), *(_missing(classes) if ended else []), *_files(data, found, "transparent")]
     bad = _unreadable(found)
     if bad:
         lines.append(("unreadable", f"{len(bad):,}, at which training stops"))
@@ -55,13 +55,13 @@ def inspect(config: DictConfig) -> None:
         raise UserError(f"{len(bad):,} of {total:,} images cannot be read: replace or remove them")
 
 
-def briefly(config: DictConfig, data: DataModule) -> str:
+def briefly(data: DataModule) -> str:
     """The same in a few lines and less than a second or two, from some of the images; for the start of a run."""
     sets = [data.images(split) for split in ("train", "test")]
     found = glance(sets, data.image_size)
     looked, total = sum(split.looked for split in found), sum(split.n for split in found)
-    classes = _numbers(_classes(data, sets, found), FEW)
-    facts = [f"{name} {text}" for name, text in [*classes, *_files(config, found, "with alpha")]]
+    classes = _numbers(_classes(data, found), FEW)
+    facts = [f"{name} {text}" for name, text in [*classes, *_files(data, found, "with alpha")]]
     if looked < total:
         facts.append(f"(files: of {looked:,} of {total:,} looked at; inspect=true looks at all)")
     across = copies_across(*sets)
@@ -104,12 +104,12 @@ def _title(data: DataModule, sets: Sequence[ImageSet]) -> str:
     return f"{data.name}: {train:,} training{first} and {test:,} test images, as {size}{mirror}"
 
 
-def _classes(data: DataModule, sets: Sequence[ImageSet], found: Sequence[Split]) -> list[tuple[str, int, int]]:
+def _classes(data: DataModule, found: Sequence[Split]) -> list[tuple[str, int, int]]:
     """Each class, its training and its test images; nothing where they were not counted or no classes are meant."""
     train, test = (split.labels for split in found)
     if data.num_classes is None or train is None or test is None:
         return []
-    names = dict(enumerate(getattr(sets[0], "classes", None) or ()))
+    names = dict(enumerate(data.class_names or ()))
     return [(names.get(k, str(k)), train[k], test[k]) for k in range(data.num_classes)]
 
 
@@ -128,7 +128,7 @@ def _missing(classes: Sequence[tuple[str, int, int]]) -> Lines:
     return [("rare", f"{what} of {_some(names, NAMED)}") for what, names in groups.items() if names]
 
 
-def _files(config: DictConfig, found: Sequence[Split], transparent: str) -> Lines:
+def _files(data: DataModule, found: Sequence[Split], transparent: str) -> Lines:
     """Sizes and modes of encoded images, and what is done to them; nothing of others. transparent: what was counted as that."""
     train, test = found
     sizes, modes = train.sizes + test.sizes, train.modes + test.modes
@@ -142,17 +142,17 @@ def _files(config: DictConfig, found: Sequence[Split], transparent: str) -> Line
         text = f"{least[0]}x{least[1]} to {most[0]}x{most[1]}, most often {text} ({often:,} of {looked:,})"
     lines = [("sizes", text), ("modes", _some([f"{mode} {count:,}" for mode, count in modes.most_common()], SHOWN))]
     if small := train.small + test.small:
-        lines.append(("scaled up", f"{small:,} with a side of less than {config.data.image_size} pixels"))
+        lines.append(("scaled up", f"{small:,} with a side of less than {data.image_size} pixels"))
     if through := train.transparent + test.transparent:
-        kept = config.data.channels in WITH_ALPHA
-        lines.append((transparent, f"{through:,}, " + ("kept as a channel" if kept else f"over {_background(config)}")))
+        kept = data.channels in WITH_ALPHA
+        lines.append(
+            (transparent, f"{through:,}, " + ("kept as a channel" if kept else f"over {data.background or 'white'}"))
+        )
+    if deep := sum(count for mode, count in modes.items() if ";16" in mode):
+        lines.append(("16 bits", f"{deep:,}, rounded to 8"))
     if rotated := train.rotated + test.rotated:
         lines.append(("rotated", f"{rotated:,}, as their EXIF tells"))
     return lines
-
-
-def _background(config: DictConfig) -> str:
-    return str(config.data.get("background", "white"))
 
 
 def _copies(data: DataModule, found: Sequence[Split]) -> Lines:

@@ -10,16 +10,17 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ddpm_lab import runs
-from ddpm_lab.data.images import read_images
+from ddpm_lab.data.images import read_images, transparent_of
 from ddpm_lab.errors import UserError
 from ddpm_lab.folders import shown
 from ddpm_lab.parts import named, part
-from ddpm_lab.pixels import to_float
+from ddpm_lab.pixels import WITH_ALPHA, to_float
 from ddpm_lab.tasks import cautions
-from ddpm_lab.tasks.building import find_device, set_threads, to_draw
+from ddpm_lab.tasks.building import background_of, dataset_of, find_device, set_threads, to_draw
 from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import load_model, weights_of
 from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide
+from ddpm_lab.tasks.precisions import settle_drawing
 
 
 def sample(config: DictConfig) -> None:
@@ -38,6 +39,9 @@ def sample(config: DictConfig) -> None:
     run, denoiser, step = load_model(config)
     device = find_device(config.accelerator)
     denoiser.to(device)
+    note = settle_drawing(config)
+    if note is not None:
+        print(note, flush=True)
     steered = guide(config.guidance, run, to_draw(denoiser, config.precision, config.compile))
     shape = (run.data.channels, run.data.image_size, run.data.image_size)
     chosen = chosen_labels(config.labels, steered)
@@ -106,13 +110,21 @@ def _sources(
     if config.images is None:
         if "dataset" not in run.data:
             raise UserError("this task starts from images: add images=… (files), or data=… for its test split")
-        images, name = instantiate(run.data.dataset)(split="test"), f"the test split of {run.data.name}"
+        images, name = dataset_of(run)(split="test"), f"the test split of {run.data.name}"
     else:
-        images, name = read_images(config.images), f"images={config.images}"
+        background, name = background_of(config, run.data), f"images={config.images}"
+        images = read_images(config.images, background, alpha=run.data.channels in WITH_ALPHA)
     if n > len(images):
         raise UserError(f"{n} images are needed and {name} has {len(images)}: take a smaller n")
+    chosen = part(len(images), n, config.seed)
     used.append(f"{named(len(images), n, config.seed)}, of {name}")
-    pixels, labels = images.__getitems__(part(len(images), n, config.seed))
+    if config.images is not None and run.data.channels not in WITH_ALPHA and (clear := transparent_of(images, chosen)):
+        used[-1] += f", {clear} with transparency over {background}"
+        print(
+            f"note: {clear} of {n} images have transparency and are composited over {background} (background=…)",
+            flush=True,
+        )
+    pixels, labels = images.__getitems__(chosen)
     wanted = (run.data.channels, run.data.image_size, run.data.image_size)
     if tuple(pixels.shape[1:]) != wanted:
         raise UserError(

@@ -171,7 +171,7 @@ class Diffusion(lightning.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm, 0 meaning not at all, and keep the norm for the log; drop gradients that the guard refuses."""
+        """Clip by norm or value, 0 meaning not at all, and keep the norm for the log; drop gradients that the guard refuses."""
         every = (parameter for group in optimizer.param_groups for parameter in group["params"])
         parameters = [parameter for parameter in every if parameter.grad is not None]
         by_norm = gradient_clip_algorithm in (None, "norm")
@@ -179,7 +179,10 @@ class Diffusion(lightning.LightningModule):
         if self.guard and self.guard.check(self._spoils(self.grad_norm), self.global_step, self.global_rank):
             optimizer.zero_grad()  # an optimizer leaves parameters without gradients as they are
         elif not by_norm:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            if (
+                gradient_clip_val
+            ):  # not by Lightning, which refuses fused optimizers in bf16 too, where nothing is scaled
+                nn.utils.clip_grad_value_(parameters, gradient_clip_val)
         elif gradient_clip_val and (self.grad_norm.device.type != "cpu" or not self.grad_norm <= gradient_clip_val):
             # On a CPU the norm is at hand, and a pass that multiplies by 1 costs as much as half of the optimizer's step.
             nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
