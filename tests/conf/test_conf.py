@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning
@@ -169,29 +170,52 @@ def sensible(variance: str, objective: str) -> bool:
     return {"simple": not learned, "hybrid": learned, "vlb": True}[objective]
 
 
-def test_all_combinations_train_or_are_refused() -> None:
-    """Seven schedules x four predictions x four variances x three objectives x two timestep samplers."""
-    built = {
-        group: {choice: composed(f"{group}={choice}", *SMALL)[group] for choice in choices}
-        for group, choices in COMBINED.items()
-    }
-    base = composed(*SMALL, "network.model_channels=32", "network.num_res_blocks=1", "network.channel_mult=[1]")
+def covering(combinations: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """A few of the combinations in which every two choices that ever meet, meet."""
+
+    def pairs(combination: tuple[str, ...]) -> set[tuple[int, str, int, str]]:
+        return {(i, a, j, b) for (i, a), (j, b) in itertools.combinations(enumerate(combination), 2)}
+
+    left, found = set().union(*map(pairs, combinations)), []
+    while left:
+        found.append(max(combinations, key=lambda combination: len(pairs(combination) & left)))
+        left -= pairs(found[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def combined() -> Callable[[tuple[str, ...]], DictConfig]:
+    """Turns one configuration into that of a combination, by sections that were composed once each."""
+    longest = max(map(len, COMBINED.values()))
+    rows = [{group: choices[i % len(choices)] for group, choices in COMBINED.items()} for i in range(longest)]
+    found = [(row, composed(*(f"{group}={choice}" for group, choice in row.items()), *SMALL)) for row in rows]
+    sections = {(group, choice): config[group] for row, config in found for group, choice in row.items()}
+    one = composed(*SMALL, "network.model_channels=32", "network.num_res_blocks=1", "network.channel_mult=[1]")
+
+    def of(combination: tuple[str, ...]) -> DictConfig:
+        for place in zip(COMBINED, combination, strict=True):
+            one[place[0]] = sections[place]
+        return one
+
+    return of
+
+
+def test_every_combination_is_accepted_or_refused(combined: Callable[[tuple[str, ...]], DictConfig]) -> None:
+    """Schedules x predictions x variances x objectives x timestep samplers."""
+    for combination in COMBINATIONS:
+        config = combined(combination)
+        if sensible(*combination[2:4]):
+            instantiate(config.task).check(config)
+        else:
+            with pytest.raises(ValueError, match="set variance="):
+                instantiate(config.task).check(config)
+
+
+def test_every_two_choices_train_together(combined: Callable[[tuple[str, ...]], DictConfig]) -> None:
     torch.manual_seed(0)
     x = torch.rand(4, 1, 8, 8) * 2 - 1
-    trained = refused = 0
-    for combination in COMBINATIONS:
-        config = base.copy()
-        for group, choice in zip(COMBINED, combination, strict=True):
-            config[group] = built[group][choice]
-        if config.schedule._target_.endswith("linear"):
-            config.schedule.T = 25
-        _, _, variance, objective, _ = combination
-        if not sensible(variance, objective):
-            with pytest.raises(ValueError, match="set variance="):
-                build_module(config)
-            refused += 1
-            continue
-        module = build_module(config)
+    for combination in covering([each for each in COMBINATIONS if sensible(*each[2:4])]):
+        module = build_module(combined(combination))
         optimizer = module.configure_optimizers()["optimizer"]
         for _ in range(2):
             t, weight = module.timesteps.draw(4)
@@ -203,9 +227,6 @@ def test_all_combinations_train_or_are_refused() -> None:
             assert torch.isfinite(norm), combination
             optimizer.step()
         assert all(torch.isfinite(p).all() for p in module.denoiser.parameters()), combination
-        trained += 1
-    assert trained + refused == len(COMBINATIONS) == 7 * 4 * 4 * 3 * 2
-    assert refused == len(COMBINATIONS) // 3
 
 
 def test_a_weighting_that_plays_no_part_is_refused() -> None:
