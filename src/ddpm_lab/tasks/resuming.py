@@ -89,7 +89,6 @@ def check(path: Path, module: Diffusion, allowed: Sequence[str] | str) -> Contin
         raise UserError(f"{path} holds no {', '.join(sorted(missing))}: it has weights, but no run can go on from it")
     before, now = _trained_with(path, loaded), module.kept
     changed = [] if before is None else differences(before, now["config"])
-    changed = [one for one in changed if not (one.name in FILLED_IN and one.before == "null")]
     changed = _of_the_data(changed, loaded.get("images_sha256"), now["images_sha256"])
     groups = {one.group for one in changed}
 
@@ -148,9 +147,9 @@ def _trained_with(path: Path, loaded: dict[str, Any]) -> dict[str, Any] | None:
 def _of_the_data(changed: list[Difference], before: str | None, now: str) -> list[Difference]:
     """The changes, with one more where the images are others, and without those of the places where the same ones lie.
 
-    Nor does it count that earlier checkpoints do not have the names of their classes.
+    Nor does it count that earlier checkpoints lack what the set itself now fills in.
     """
-    changed = [one for one in changed if (one.name, one.before) != ("data.class_names", "null")]
+    changed = [one for one in changed if not (one.name in FILLED_IN and one.before == "null")]
     if before is None:
         return changed
     if before != now:
