@@ -228,7 +228,7 @@ MISUSES = [
     ("undropped", ["guidance=classifier", "guidance.classifier=CLASSIFIER", "guidance.unconditional=true"], "has none"),
     ("conditional", ["guidance=autoguidance", "guidance.weak=PLAIN"], "knows other labels"),
     ("conditional", ["guidance=autoguidance", "guidance.weak=null"], "guidance.weak=… must be given"),
-    ("conditional", ["task=consistency", "sampler=ancestral"], "sampler=ddim sampler.eta=0"),
+    ("conditional", ["task=consistency", "task.steps=[2,3]", "sampler=ancestral"], "sampler=ddim sampler.eta=0"),
     ("classifier", [], "is a run of task=classifier and one of task=diffusion is needed here"),
     ("conditional", ["task=inpaint", "task.mask=WRONG"], "has 9x9 pixels and the images 8x8"),
     ("conditional", ["task=inpaint", "task.mask=midle"], "none of half, centre"),
