@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ddpm_lab.data.datamodule import DataModule
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.likelihood import check_schedule
 from ddpm_lab.diffusion.process import Process
 from ddpm_lab.parts import part
 from ddpm_lab.pixels import to_float
 from ddpm_lab.samplers.sampler import Sampler, check_start
+
+if TYPE_CHECKING:
+    from ddpm_lab.data.datamodule import DataModule
 
 IMAGES = 64  # whose prior term is told
 
