@@ -25,7 +25,7 @@ train: $(STAMP)  ## train the default model on the embedded digits: about three 
 
 # One thread per process: two on busy cores are many times slower.
 test: $(STAMP)  ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 kills: $(STAMP)  ## kill runs 100 times at every kind of moment; each must end bitwise as one never killed: half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills

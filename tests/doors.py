@@ -5,18 +5,21 @@ import csv
 import functools
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 QUICK = [
+    "network.channel_mult=[1]",
     "trainer.max_steps=12",
     "trainer.log_every_n_steps=4",
     "trainer.val_check_interval=6",
@@ -57,21 +60,56 @@ def _server() -> subprocess.Popen:
     return server
 
 
+_asking = threading.Lock()
+
+
+def _ask(**question: Any) -> Any:
+    with _asking:
+        server = _server()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        print(json.dumps(question), file=server.stdin, flush=True)
+        return json.loads(server.stdout.readline())
+
+
+class Process:
+    """A door's process, which leads a group of its own; what it prints, on both streams, is in the file `printed`."""
+
+    def __init__(
+        self, door: str, *arguments: str, printed: Path, cwd: Path = ROOT, variables: dict[str, str] | None = None
+    ) -> None:
+        self.printed = printed
+        printed.write_text("")
+        request = {"door": door, "arguments": arguments, "cwd": str(cwd), "printed": str(printed.absolute())}
+        self.pid = _ask(start={**request, "environment": environment() | (variables or {})})
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, that of a signal below 0; None while it runs."""
+        if self.code is None:
+            self.code = _ask(ended=self.pid)
+        return self.code
+
+    def wait(self, timeout: float = 300) -> int:
+        """The exit code once it has ended; all of its group is killed where that takes longer."""
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError(self.printed.read_text()[-6000:])
+            time.sleep(0.005)
+        return code
+
+    def kill(self) -> None:
+        os.killpg(self.pid, signal.SIGKILL)
+
+
 def run(door: str, *arguments: str, cwd: Path = ROOT, expect: int = 0, timeout: float = 300) -> str:
     """What the door printed, on both streams, once it has ended with the exit code that is expected."""
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    with tempfile.NamedTemporaryFile("r") as output:
-        request = {"door": door, "arguments": arguments, "cwd": str(cwd)}
-        print(
-            json.dumps({**request, "environment": environment(), "output": output.name}), file=server.stdin, flush=True
-        )
-        process = int(server.stdout.readline())
-        if not select.select([server.stdout], [], [], timeout)[0]:
-            os.kill(process, signal.SIGKILL)
-        code = int(server.stdout.readline())
-        printed = output.read()
+    with tempfile.TemporaryDirectory() as folder:
+        process = Process(door, *arguments, printed=Path(folder) / "printed", cwd=cwd)
+        code = process.wait(timeout)
+        printed = process.printed.read_text()
     assert code == expect, f"{arguments}: exit {code}\n{printed[-6000:]}"
     return printed
 

@@ -1,7 +1,7 @@
-"""Forks a door's process per line of its input, from one that has imported what doors import: 4 s a run are saved.
+"""Forks a door's process from one that has imported what doors import: 4 s of a processor are saved each time.
 
-A line in: a JSON object of door, arguments, cwd, environment and output (the file that takes what the door prints).
-A line out: the process's number; then, when it has ended, another of its exit code.
+A line in: {"start": arguments of `become`}, answered by the number of a new process, which leads a group of its own; or
+{"ended": number}, answered by its exit code, that of a signal below 0, or null while it runs.
 """
 
 import atexit
@@ -13,6 +13,7 @@ import runpy
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import lightning
 import matplotlib.pyplot
@@ -30,18 +31,28 @@ def main() -> None:
     for module in pkgutil.walk_packages(ddpm_lab.__path__, "ddpm_lab."):
         importlib.import_module(module.name)
     for line in sys.stdin:
-        process = os.fork()
-        if process == 0:
-            code = become(**json.loads(line))
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-            os._exit(code)  # to take apart all that is imported would cost a second
-        print(process, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+        ((kind, value),) = json.loads(line).items()
+        print(json.dumps(start(value) if kind == "start" else ended(value)), flush=True)
 
 
-def become(door: str, arguments: list[str], cwd: str, environment: dict[str, str], output: str) -> int:
-    file = os.open(output, os.O_WRONLY | os.O_APPEND)
+def start(request: dict[str, Any]) -> int:
+    process = os.fork()
+    if process == 0:
+        code = become(**request)
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(code)  # to take apart all that is imported would cost a second
+    return process
+
+
+def ended(process: int) -> int | None:
+    found, status = os.waitpid(process, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def become(door: str, arguments: list[str], cwd: str, environment: dict[str, str], printed: str) -> int:
+    os.setsid()
+    file = os.open(printed, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (file, 1), (file, 2)):
         os.dup2(source, target)

@@ -7,8 +7,6 @@ import argparse
 import itertools
 import os
 import random
-import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from tests.doors import ROOT, checkpoint, command, environment, scalars
+from tests.doors import Process, checkpoint, scalars
 
 STEPS = 24
 OPTIONS = [
+    "network.channel_mult=[1]",
     f"trainer.max_steps={STEPS}",
     "trainer.log_every_n_steps=1",
     "trainer.val_check_interval=7",
@@ -69,16 +68,9 @@ MATRIX = [
 ]
 
 
-def start(case: Case, folder: Path) -> subprocess.Popen:
-    with folder.with_suffix(".txt").open("w") as printed:
-        return subprocess.Popen(
-            command("train", *OPTIONS, *case.options(), f"hydra.run.dir={folder}", "resume=auto"),
-            cwd=ROOT,
-            env=environment(),
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+def start(case: Case, folder: Path) -> Process:
+    options = [*OPTIONS, *case.options(), f"hydra.run.dir={folder}", "resume=auto"]
+    return Process("train", *options, printed=folder.with_suffix(".txt"))
 
 
 def is_here(moment: str, folder: Path, chance: random.Random) -> Callable[[], bool]:
@@ -104,7 +96,7 @@ def kill(case: Case, folder: Path, moment: str, chance: random.Random) -> bool:
         time.sleep(0.0005)
     if process.poll() is not None:
         return False
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     return True
 

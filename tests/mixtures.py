@@ -40,6 +40,8 @@ class MixtureWorld:
 
     def log_joint(self, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
         """log p(x_t, y) for every y up to a constant, [B, K]. x_t: [B, D]; alpha_bar: [B]."""
+        if (alpha_bar == alpha_bar[0]).all():
+            alpha_bar = alpha_bar[:1]  # a walk's: the covariances of one timestep, not of each image
         ab = alpha_bar.view(-1, 1, 1)
         noisy = ab[..., None] * self.covariances + (1 - ab)[..., None] * torch.eye(self.means.shape[1])
         return MultivariateNormal(ab.sqrt() * self.means, noisy).log_prob(x_t[:, None])

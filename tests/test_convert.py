@@ -28,17 +28,16 @@ SHORT = [option for option in QUICK if not option.startswith(("callbacks", "samp
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("travel")
     options = {
-        "plain": [*QUICK, "logger=csv"],
         "hybrid": [*QUICK, "logger=csv", "objective=hybrid", "prediction=epsilon", "class_conditional=true"],
         "dropped": [*QUICK, "logger=csv", "class_conditional=true", "label_dropout=0.2"],
         "classifier": [*SHORT, "task=classifier", "logger=csv", "callbacks.noisy_accuracy.images=8"],
     }
     for name, arguments in options.items():
         run("train", *arguments, f"hydra.run.dir={folder / name}")
-    return {name: folder / name for name in options}
+    return {"plain": trained} | {name: folder / name for name in options}
 
 
 ALONE = r"""

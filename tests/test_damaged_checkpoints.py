@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from ddpm_lab.runs import load_checkpoint
@@ -21,13 +20,6 @@ EXECUTED = Path(__file__).with_name("executed")  # made by none of them
 class Code:
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, (f"touch {EXECUTED}",)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    run("train", *QUICK, "logger=csv", f"hydra.run.dir={folder}")
-    return folder
 
 
 def saved(value: object) -> bytes:

@@ -27,13 +27,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    run("train", *QUICK, "logger=csv", f"hydra.run.dir={folder}")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def evaluated(trained: Path, cache: Path) -> Path:
     """The folder of an evaluation of `trained`."""
     run("evaluate", *of_run(trained, cache), "bound.images=20")

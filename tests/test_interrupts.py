@@ -16,7 +16,7 @@ from PIL import Image
 
 from ddpm_lab.networks.precision import has_bf16
 from ddpm_lab.runs import latest_checkpoint
-from tests.doors import QUICK, ROOT, checkpoint, command, environment, run, written
+from tests.doors import QUICK, ROOT, Process, checkpoint, command, environment, run, written
 
 LONG = [*QUICK, "logger=csv", "trainer.max_steps=100000", "checkpoint.every=5"]
 DDP = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
@@ -28,15 +28,7 @@ class Run:
     def __init__(self, folder: Path, *options: str, **variables: str) -> None:
         self.folder = folder
         self.printed = folder.with_suffix(".txt")
-        with self.printed.open("w") as file:
-            self.process = subprocess.Popen(
-                command("train", *options, f"hydra.run.dir={folder}"),
-                cwd=ROOT,
-                env=environment() | variables,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self.process = Process("train", *options, f"hydra.run.dir={folder}", printed=self.printed, variables=variables)
 
     def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 120
@@ -66,11 +58,7 @@ class Run:
         (os.killpg if group else os.kill)(self.process.pid, number)
 
     def output(self, *, fails: bool = True) -> str:
-        try:
-            code = self.process.wait(timeout=100)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            raise
+        code = self.process.wait(timeout=100)
         printed = self.printed.read_text()
         assert (code != 0) == fails, printed[-2000:]
         return printed
@@ -82,13 +70,6 @@ def batches(folder: Path) -> int:
 
 def metrics(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    run("train", *QUICK, "trainer.max_steps=6", "logger=csv", f"hydra.run.dir={folder}")
-    return folder
 
 
 @pytest.mark.parametrize(("number", "accumulate"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])

@@ -17,13 +17,12 @@ DRAW = ["sampler.steps=3", "threads=1"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("steered")
     recipe = [*QUICK, "experiments=ho2022_cfg/digits"]
     options = {
         "conditional": recipe,
         "undropped": [*recipe, "label_dropout=0"],
-        "plain": [*QUICK, "logger=csv"],
         "classifier": [*SHORT, "experiments=dhariwal2021/digits_classifier", "callbacks.noisy_accuracy.images=40"],
     }
     for name, arguments in options.items():
@@ -32,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     shutil.copytree(folder / "classifier", other)
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("s: 0.008", "s: 0.02"))
-    return {name: folder / name for name in [*options, "other_noise"]}
+    return {"plain": trained} | {name: folder / name for name in [*options, "other_noise"]}
 
 
 def drawn(folder: Path, name: str) -> np.lib.npyio.NpzFile:

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers as hugging_face  # imports what is asked of it, and no more
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm_lab.checkpoints import diffusers, schedulers
 from ddpm_lab.diffusion import schedules
@@ -69,9 +69,9 @@ CIFAR10 = {
 }
 
 
-def theirs(config: dict[str, Any]) -> UNet2DModel:
+def theirs(config: dict[str, Any]) -> nn.Module:
     torch.manual_seed(0)
-    model = UNet2DModel(**config).eval()
+    model = hugging_face.UNet2DModel(**config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -141,7 +141,7 @@ OURS = {
 def test_our_networks_are_read_there(kind: str, tmp_path: Path) -> None:
     network = randomised(OURS[kind]()).eval()
     diffusers.save_unet(tmp_path, network, 16)
-    model = UNet2DModel.from_pretrained(tmp_path).eval()
+    model = hugging_face.UNet2DModel.from_pretrained(tmp_path).eval()
     x = torch.randn(2, network.in_channels, 16, 16, generator=torch.Generator().manual_seed(1))
     t, y = torch.tensor([3, 700]), torch.tensor([1, 4]) if network.time.label is not None else None
     torch.testing.assert_close(model(x, t, y).sample, network(x, t, y), rtol=0, atol=1e-5)
@@ -170,7 +170,7 @@ def test_whole_walks_agree(prediction: Prediction, variance: Variance, clip: boo
     process = Process(schedules.linear(25, 1e-4, 0.02, rescale=True))
     denoiser = Denoiser(network, process, prediction, variance)
     diffusers.save_pipeline(tmp_path, network, 16, schedulers.describe(process, prediction, variance, clip))
-    pipeline = DDPMPipeline.from_pretrained(tmp_path)
+    pipeline = hugging_face.DDPMPipeline.from_pretrained(tmp_path)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
         batch_size=2, generator=torch.Generator().manual_seed(5), num_inference_steps=25, output_type="pt"
@@ -180,7 +180,7 @@ def test_whole_walks_agree(prediction: Prediction, variance: Variance, clip: boo
     ours = Ancestral(clip=clip)(denoiser, x, randn_like=lambda like: torch.randn(like.shape, generator=generator))
     torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), theirs.images, rtol=0, atol=1e-3)
 
-    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    scheduler = hugging_face.DDIMScheduler.from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(5)
     image = x
     for t in scheduler.timesteps:
@@ -200,7 +200,7 @@ def test_whole_walks_agree(prediction: Prediction, variance: Variance, clip: boo
     ],
 )
 def test_their_schedulers_are_read(config: dict[str, Any]) -> None:
-    scheduler = DDPMScheduler(**config)
+    scheduler = hugging_face.DDPMScheduler(**config)
     found = schedulers.read(scheduler.config)
     torch.testing.assert_close(
         Process(found.betas).alpha_bar[1:].float(), scheduler.alphas_cumprod, rtol=1e-4, atol=1e-9
@@ -213,7 +213,7 @@ def test_their_schedulers_are_read(config: dict[str, Any]) -> None:
 
 def test_a_pipeline_of_theirs_is_read(tmp_path: Path) -> None:
     model = theirs(HO)
-    DDPMPipeline(model, DDPMScheduler(variance_type="fixed_large")).save_pretrained(tmp_path)
+    hugging_face.DDPMPipeline(model, hugging_face.DDPMScheduler(variance_type="fixed_large")).save_pretrained(tmp_path)
     loaded = diffusers.load(tmp_path)
     assert loaded.scheduler is not None
     assert isinstance(schedulers.read(loaded.scheduler).variance, FixedLarge)
@@ -243,7 +243,9 @@ def test_bin_files_and_old_names_of_attention_are_read(tmp_path: Path) -> None:
 
 def test_the_first_published_pipelines_lie_in_one_folder(tmp_path: Path) -> None:
     """As google/ddpm-cifar10-32 does: config.json, weights, scheduler_config.json and model_index.json side by side."""
-    DDPMPipeline(theirs(HO), DDPMScheduler(variance_type="fixed_large")).save_pretrained(tmp_path)
+    hugging_face.DDPMPipeline(theirs(HO), hugging_face.DDPMScheduler(variance_type="fixed_large")).save_pretrained(
+        tmp_path
+    )
     wanted = diffusers.load(tmp_path)
     for index in (True, False):
         flat = tmp_path / f"flat_{index}"

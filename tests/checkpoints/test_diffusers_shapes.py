@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers as hugging_face  # imports what is asked of it, and no more
 import pytest
 import torch
-from diffusers import UNet2DModel
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -39,7 +39,7 @@ def written(network: Any, folder: Path) -> str:
         return str(error)
     x = torch.randn(2, network.in_channels, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     t, y = torch.tensor([3, 700]), None if network.time.label is None else torch.tensor([0, 4])
-    ours, theirs = network(x, t, y), UNet2DModel.from_pretrained(folder).eval()(x, t, y).sample
+    ours, theirs = network(x, t, y), hugging_face.UNet2DModel.from_pretrained(folder).eval()(x, t, y).sample
     assert (ours - theirs).abs().max() <= 1e-4 * ours.abs().max()
     assert torch.equal(diffusers.load(folder).network(x, t, y), ours)
     return "written"
@@ -86,7 +86,7 @@ def test_time_embeddings_of_another_width_than_the_first_level_s(tmp_path: Path)
             assert written(made, tmp_path / f"{k}_{base}") == "written"
         narrow = network(SIZE, 3, 3, model_channels=64, channel_mult=[0.5, 1], **shape)
         assert "tells the time by 32 sinusoids" in written(narrow, tmp_path / f"{k}_narrow")
-    other = UNet2DModel(
+    other = hugging_face.UNet2DModel(
         SIZE, block_out_channels=(64,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
         attention_head_dim=None, attn_norm_num_groups=32, time_embedding_dim=128, freq_shift=16,
     )  # fmt: skip
@@ -113,7 +113,7 @@ def test_every_preset_goes_out_or_is_refused(name: str, tmp_path: Path) -> None:
             assert re.search(r"is no UNet2DModel|has heads of one width|tells the time by 128 sinusoids", sentence)
             assert name not in ("tiny", "small", "ho_cifar10", "improved_lsun256", "adm_64", "adm_256")
             return
-        theirs = {key: value.shape for key, value in UNet2DModel.from_config(config).state_dict().items()}
+        theirs = {key: value.shape for key, value in hugging_face.UNet2DModel.from_config(config).state_dict().items()}
     assert {key: slot.shape for key, slot in diffusers.slots(network).items()} == theirs
 
 
