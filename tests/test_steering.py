@@ -209,6 +209,12 @@ MISUSES = [
     ("plain", ["labels=3"], "cannot be asked of an unconditional model"),
     ("plain", ["guidance=classifier_free"], "this run is unconditional: train with class_conditional=true"),
     ("undropped", ["guidance=classifier_free"], "was trained without dropping labels"),
+    (
+        "conditional",
+        ["guidance=classifier_free", "labels=none"],
+        "guides towards a class, and labels=none asks for none",
+    ),
+    ("conditional", ["data=digits"], "brings its own data set, so that data=digits has no part"),
     ("undropped", ["labels=none"], "needs a model trained with label_dropout"),
     ("plain", ["task=classes"], "needs a model with classes"),
     ("conditional", ["guidance=classifier_free", "guidance.scale=much"], "guidance.scale=much is not a number"),

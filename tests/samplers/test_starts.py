@@ -3,13 +3,17 @@
 import pytest
 import torch
 
+from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.diffusion.guidance import ClassifierFree, ClassifierGuided, Inpainted
+from ddpm_lab.diffusion.predictions import Epsilon
 from ddpm_lab.diffusion.process import Process
 from ddpm_lab.diffusion.schedules import cosine, linear, quadratic
+from ddpm_lab.diffusion.variances import FixedSmall
 from ddpm_lab.samplers.ancestral import Ancestral
 from ddpm_lab.samplers.ddim import DDIM
-from ddpm_lab.samplers.sampler import Sampler, check_start, start_signal
+from ddpm_lab.samplers.sampler import Sampler, check_guidance, check_start, start_signal
 from ddpm_lab.samplers.spacings import NAMED
-from tests.worlds import GaussianWorld, name, oracle, randn
+from tests.worlds import GaussianWorld, mixer, name, oracle, randn
 
 
 @pytest.mark.parametrize("make", [DDIM, Ancestral])
@@ -56,3 +60,18 @@ def test_a_walk_that_starts_far_from_noise_says_so(sampler: Sampler, t: int, sig
 )
 def test_a_start_as_noisy_as_can_be_is_not_mentioned(sampler: Sampler, process: Process) -> None:
     assert check_start(sampler, process) is None
+
+
+def test_a_walk_that_meets_no_guidance_says_so() -> None:
+    inner = mixer(Process(cosine(100)), Epsilon(), FixedSmall())  # DDIM(4) visits 1, 34, 67, 100
+    never = ClassifierFree(inner, 3, 2.0, interval=(40, 60))
+    said = check_guidance(DDIM(4), never)
+    assert said is not None
+    assert said.startswith("ClassifierFree acts at none of the 4 timesteps [1, 34, 67, 100] that a walk of DDIM visits")
+    assert check_guidance(DDIM(5), never) is None  # 50 or 51
+    assert check_guidance(DDIM(4), ClassifierFree(inner, 3, 2.0)) is None
+    assert check_guidance(DDIM(4), inner) is None
+    faint = ClassifierGuided(never, lambda x, t, y: x.flatten(1).sum(1), 1.0, min_alpha_bar=0.99999)
+    mask = torch.ones(1, 1, 3, 3, dtype=torch.bool)
+    outside: Denoiser = Inpainted(faint, randn(1, 2, 3, 3), mask)
+    assert (check_guidance(DDIM(4), outside) or "").startswith("ClassifierGuided acts at none of")

@@ -38,6 +38,10 @@ class Guided(Denoiser):
         """Those of the denoiser inside."""
         return self.denoiser.outputs(x_t, t, y)
 
+    def acts_at(self, t: Tensor) -> Tensor:
+        """Which of the timesteps t [B] are guided, bool [B]; a scale of 0, which asks for nothing, does so everywhere."""
+        return torch.ones_like(t, dtype=torch.bool)
+
     def with_network(self, network: torch.nn.Module) -> Denoiser:
         """Raise TypeError: a guidance is put around the denoiser that has the network already."""
         raise WrongTypeError(f"{type(self).__name__} is put around a denoiser: exchange the network first")
@@ -80,12 +84,15 @@ class Extrapolated(Guided):
         """The better and the weaker network's outputs."""
         raise NotImplementedError
 
+    def acts_at(self, t: Tensor) -> Tensor:
+        """Those within the interval."""
+        lowest, highest = self.interval or (1, self.process.T)
+        return (t >= lowest) & (t <= highest)
+
     def outputs(self, x_t: Tensor, t: Times, y: Tensor | None = None) -> Outputs:
         """The mixed outputs; one network call less where no t is guided."""
         t = of_batch(t, x_t)
-        w = torch.full(t.shape, self.scale, dtype=torch.float64, device="cpu")
-        if self.interval is not None:
-            w = w * ((t.cpu() >= self.interval[0]) & (t.cpu() <= self.interval[1]))
+        w = torch.full(t.shape, self.scale, dtype=torch.float64, device="cpu") * self.acts_at(t.cpu())
         if not bool(w.any()):
             return self.denoiser.outputs(x_t, t, y)
         (better, raw), (weaker, raw_of_weaker) = self.both(x_t, t, y)
@@ -206,10 +213,14 @@ class ClassifierGuided(Guided):
             shift=Shift(estimate.x_0, gradient),
         )
 
+    def acts_at(self, t: Tensor) -> Tensor:
+        """Those with enough signal."""
+        alpha_bar = lookup(self.process.alpha_bar, t)
+        return (alpha_bar >= self.min_alpha_bar) & (alpha_bar > 0)
+
     def gradient(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """scale * grad log p(y | x_t), [B, C, H, W]; 0 where nothing is guided."""
-        alpha_bar = lookup(self.process.alpha_bar, t)
-        guided = ((alpha_bar >= self.min_alpha_bar) & (alpha_bar > 0)).to(x_t.device)
+        guided = self.acts_at(t).to(x_t.device)
         if self.scale == 0:
             return torch.zeros_like(x_t)
         with torch.inference_mode(False), torch.enable_grad():

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.diffusion.guidance import Guided
 from ddpm_lab.diffusion.process import Process
-from ddpm_lab.errors import UserError
+from ddpm_lab.errors import UserError, brief
 from ddpm_lab.samplers.spacings import Spacing, pairs, walked
 
 RandnLike = Callable[[Tensor], Tensor]
@@ -104,6 +105,21 @@ class Sampler(ABC):
 def start_signal(sampler: Sampler, process: Process) -> float:
     """sqrt(alpha_bar_t) where walks of the sampler start: how much of an image should be in what they start from."""
     return process.alpha_bar_at(sampler.timesteps(process.T)[-1]) ** 0.5
+
+
+def check_guidance(sampler: Sampler, denoiser: Denoiser) -> str | None:
+    """A sentence about a guidance that acts at no timestep of the sampler's walks."""
+    visited = sampler.timesteps(denoiser.process.T)
+    inside: object = denoiser
+    while isinstance(inside, Guided):
+        if not inside.acts_at(torch.tensor(visited)).any():
+            return (
+                f"{type(inside).__name__} acts at none of the {len(visited)} timesteps {brief(visited)} that a walk of "
+                f"{type(sampler).__name__} visits, and the images are those without it: take another guidance.interval or "
+                "guidance.min_alpha_bar, or more steps"
+            )
+        inside = inside.denoiser
+    return None
 
 
 def check_start(sampler: Sampler, process: Process) -> str | None:

@@ -19,7 +19,7 @@ from ddpm_lab.evaluation.generation import Samples
 from ddpm_lab.pictures import FRAME, captioned, grid
 from ddpm_lab.samplers.ddim import DDIM
 from ddpm_lab.samplers.observed import Observed
-from ddpm_lab.samplers.sampler import Sampler, check_start
+from ddpm_lab.samplers.sampler import Sampler, check_guidance, check_start
 from ddpm_lab.seeds import ImageNoise
 from ddpm_lab.wording import counted
 
@@ -107,11 +107,12 @@ class Job:
         return ImageNoise(self.samples.seed, numbers, self.samples.device).normal(*self.samples.shape).cpu()
 
     def tell_start(self, sampler: Sampler | None = None) -> None:
-        """Say once if walks of the sampler, the command line's if None, do not start where there is but noise."""
-        sentence = check_start(sampler or self.sampler, self.samples.denoiser.process)
-        if sentence is not None and sentence not in self.told:
-            self.told.add(sentence)
-            print(f"warning: {sentence}", flush=True)
+        """Say once if walks of the sampler, the command line's if None, do not start in noise or meet no guidance."""
+        sampler, denoiser = sampler or self.sampler, self.samples.denoiser
+        for sentence in (check_start(sampler, denoiser.process), check_guidance(sampler, denoiser)):
+            if sentence is not None and sentence not in self.told:
+                self.told.add(sentence)
+                print(f"warning: {sentence}", flush=True)
 
     @torch.no_grad()
     def draws_noise(self, sampler: Sampler) -> bool:

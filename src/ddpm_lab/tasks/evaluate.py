@@ -81,7 +81,7 @@ def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> N
     chosen, sampler = chosen_labels(config.labels, steered), instantiate(config.sampler, _convert_="all")
     check_methods("sampler", sampler)
     if ranks.first():
-        for sentence in cautions.of_drawing(denoiser.process, [] if config.n is None else [sampler]):
+        for sentence in cautions.of_drawing(steered.denoiser, [] if config.n is None else [sampler]):
             print(f"warning: {sentence}", flush=True)
     bound = instantiate(config.bound)
     for split in config.splits if bound is not None else ():

@@ -27,6 +27,7 @@ from ddpm_lab.tasks.building import build_module, count_classes, set_threads
 from ddpm_lab.tasks.foreign import settle
 from ddpm_lab.tasks.inspecting import briefly, inspect
 from ddpm_lab.tasks.precisions import settle_training
+from ddpm_lab.wording import counted
 
 
 def fit(config: DictConfig) -> None:
@@ -100,7 +101,7 @@ def fit(config: DictConfig) -> None:
     steps = config.trainer.max_steps
     say(
         f"{parameters / 1e6:.2f}M parameters, {len(data.images('train'))} images of {data.name}, global batch "
-        f"{data.batch_size * config.trainer.accumulate_grad_batches}, {steps if steps > 0 else 'no end of'} steps"
+        f"{data.batch_size * config.trainer.accumulate_grad_batches}, {counted(steps, 'step') if steps > 0 else 'no end of steps'}"
         + (f", resumed at step {step}" if checkpoint else "")
         + f" -> {folder}"
     )

@@ -136,8 +136,16 @@ def load_model(config: DictConfig) -> tuple[DictConfig, Denoiser, int]:
 
 
 def check_source(config: DictConfig) -> None:
-    """Raise ValueError unless one of run=…, network.path=… and samples=… says what the images are of."""
+    """Raise ValueError unless one of run=…, network.path=… and samples=… says what the images are of.
+
+    And for data=… beside a run, which has its own.
+    """
     runs.output_folder("", config.run, OmegaConf.select(config, "network.path"), config.get("samples"))
+    if config.run is not None and config.data is not None:
+        raise UserError(
+            f"run={config.run} brings its own data set, so that data={config.data.name} has no part: leave it out, or give "
+            "images of another set as images=… (sample.py) or reference=… (evaluate.py)"
+        )
 
 
 def check_walk(source: Foreign, name: str) -> Scheduled:

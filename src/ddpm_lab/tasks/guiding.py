@@ -179,6 +179,10 @@ def chosen_labels(given: object, steered: Steered) -> list[int] | None:
                 "labels=none needs a model trained with label_dropout, and no classifier that guides it; take labels=0 "
                 f"to {K - 1}, or balanced"
             )
+        if steered.about["guidance"] == "classifier_free":
+            raise UserError(
+                "guidance=classifier_free guides towards a class, and labels=none asks for none: leave the guidance out"
+            )
         return [steered.null_label]
     chosen: list[Any] = list(given) if isinstance(given, (list, ListConfig)) else [given]
     if not chosen:

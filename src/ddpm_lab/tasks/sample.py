@@ -65,7 +65,7 @@ def sample(config: DictConfig) -> None:
         null_label=steered.null_label,
         about=f"{guidance_of(steered.about)}seed {config.seed}, step {step}",
     )
-    for sentence in cautions.of_drawing(denoiser.process):  # the job says it of the samplers that it takes
+    for sentence in cautions.of_drawing(denoiser):  # the job says it of the samplers that it takes
         print(f"warning: {sentence}", flush=True)
     with job.bar:
         done = task(job)
