@@ -42,7 +42,6 @@ def fit(config: DictConfig) -> None:
     from lightning.pytorch.callbacks import LambdaCallback
 
     from ddpm_lab.tasks import resuming
-    from ddpm_lab.training.ema import never_bind
     from ddpm_lab.training.saving import DirectCheckpointIO
     from ddpm_lab.training.say import say
 
@@ -54,28 +53,19 @@ def fit(config: DictConfig) -> None:
     sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else os.environ.get(SWEEP)
     if first and sweep and not (folder / ".hydra").exists():
         keep_command(folder, composed)  # a sweep's report counts its jobs by these, failed ones too
-    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
-    note = settle_training(config.trainer)
-    if note is not None:
-        say(note)
-    check_trainer(config.trainer)
+    _settle_trainer(config)
     instantiate(config.task).check(config)
     checkpoint = resuming.checkpoint_to_resume(config.resume, folder)
     data = instantiate(config.data)
     count_classes(config.data, data)
     _count_epochs(config, len(data.images("train")))
-    if str(config.trainer.precision) in ("16-mixed", "16") and "fused" in config.optimizer:
-        # torch's fused optimizers unscale gradients themselves, after the clipping that needs them unscaled.
-        config.optimizer.fused = False
     module = build_module(config)
     settle(config)
     module.guard = instantiate(config.guard)
     module.kept = resuming.kept_in_checkpoints(config, data.images("train"))
-    step, seconds, before = 0, 0.0, None
+    step, before = 0, None
     if checkpoint:
         step, before, module.adapt = resuming.check(checkpoint, module, config.allow_changes)
-        seconds = runs.read_metrics(folder).get("train/seconds", 0.0)
         if done(folder) == step and 0 <= config.trainer.max_steps <= step:
             say(f"{folder} is complete, with {step} steps; a greater trainer.max_steps would train on")
             return
@@ -97,28 +87,62 @@ def fit(config: DictConfig) -> None:
     )
     for logger in loggers:
         logger.log_hyperparams({**module.kept["config"], "provenance": provenance})
-    parameters = sum(p.numel() for p in module.denoiser.network.parameters())
-    steps = config.trainer.max_steps
-    say(
-        f"{parameters / 1e6:.2f}M parameters, {len(data.images('train'))} images of {data.name}, global batch "
-        f"{data.batch_size * config.trainer.accumulate_grad_batches}, {counted(steps, 'step') if steps > 0 else 'no end of steps'}"
-        + (f", resumed at step {step}" if checkpoint else "")
-        + f" -> {folder}"
-    )
+    say(_headline(config, module, data) + (f", resumed at step {step}" if checkpoint else "") + f" -> {folder}")
     if config.data.inspect and first:
         say(briefly(data))
-    for sentence in cautions.of_training(module.denoiser, data, callbacks):
-        say(f"warning: {sentence}")
+    for sentence in _cautions(config, module, data, callbacks):
+        say(sentence)
+    _run(trainer, module, data, checkpoint, folder)
+
+
+def _settle_trainer(config: DictConfig) -> None:
+    """Choose what is left to this machine; refuse what it or this project cannot do."""
+    from ddpm_lab.training.say import say
+
+    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={config.trainer.accelerator}: this machine has no GPU; take auto or cpu")
+    note = settle_training(config.trainer)
+    if note is not None:
+        say(note)
+    check_trainer(config.trainer)
+    if str(config.trainer.precision) in ("16-mixed", "16") and "fused" in config.optimizer:
+        # torch's fused optimizers unscale gradients themselves, after the clipping that needs them unscaled.
+        config.optimizer.fused = False
+
+
+def _headline(config: DictConfig, module: Any, data: Any) -> str:
+    """What is trained, on what, for how long."""
+    parameters = sum(p.numel() for p in module.denoiser.network.parameters())
+    batch = data.batch_size * config.trainer.accumulate_grad_batches
+    steps = config.trainer.max_steps
+    return (
+        f"{parameters / 1e6:.2f}M parameters, {len(data.images('train'))} images of {data.name}, global batch {batch}, "
+        f"{counted(steps, 'step') if steps > 0 else 'no end of steps'}"
+    )
+
+
+def _cautions(config: DictConfig, module: Any, data: Any, callbacks: list[Any]) -> list[str]:
+    """What may be other than was meant."""
+    from ddpm_lab.training.ema import never_bind
+
+    found = [f"warning: {sentence}" for sentence in cautions.of_training(module.denoiser, data, callbacks)]
+    steps = config.trainer.max_steps
     idle = never_bind(config.ema_rates, steps) if config.ema_warmup and steps > 0 else None
-    if idle is not None:
-        say(idle)
+    return found if idle is None else [*found, idle]
+
+
+def _run(trainer: Any, module: Any, data: Any, checkpoint: str | Path | None, folder: Path) -> None:
+    """Train to the end, close the loggers whatever happens, and note what it took; DONE if nothing is missing."""
+    from ddpm_lab.training.say import say
+
+    seconds = runs.read_metrics(folder).get("train/seconds", 0.0) if checkpoint else 0.0
     start = time.perf_counter()
     status = "failed"
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         status = "success"
     finally:
-        for logger in loggers:
+        for logger in trainer.loggers:
             logger.finalize(status)
         _finish_wandb(status)
         if trainer.is_global_zero and trainer.global_step:
