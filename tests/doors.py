@@ -3,6 +3,7 @@
 import atexit
 import csv
 import functools
+import inspect
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ QUICK = [
     "trainer.max_steps=12",
     "trainer.log_every_n_steps=4",
     "trainer.val_check_interval=6",
-    "checkpoint.every=3",
+    "checkpoint.every=6",
     "data.batch_size=16",
     "schedule.T=40",
     "sampler.steps=4",
@@ -73,14 +75,17 @@ def _ask(**question: Any) -> Any:
 
 
 class Process:
-    """A door's process, which leads a group of its own; what it prints, on both streams, is in the file `printed`."""
+    """A process of a door, or of a function, file:name, which leads a group of its own.
+
+    What it prints, on both streams, is in the file `printed`.
+    """
 
     def __init__(
-        self, door: str, *arguments: str, printed: Path, cwd: Path = ROOT, variables: dict[str, str] | None = None
+        self, entry: str, *arguments: Any, printed: Path, cwd: Path = ROOT, variables: dict[str, str] | None = None
     ) -> None:
         self.printed = printed
         printed.write_text("")
-        request = {"door": door, "arguments": arguments, "cwd": str(cwd), "printed": str(printed.absolute())}
+        request = {"entry": entry, "arguments": arguments, "cwd": str(cwd), "printed": str(printed.absolute())}
         self.pid = _ask(start={**request, "environment": environment() | (variables or {})})
         self.code: int | None = None
 
@@ -104,7 +109,21 @@ class Process:
         os.killpg(self.pid, signal.SIGKILL)
 
 
-def run(door: str, *arguments: str, cwd: Path = ROOT, expect: int = 0, timeout: float = 300) -> str:
+def in_two_processes(function: Callable[[int, str], None], folder: Path) -> None:
+    """function(rank, folder) for ranks 0 and 1, each in a process of its own."""
+    entry = f"{inspect.getfile(function)}:{function.__name__}"
+    ranks = [Process(entry, rank, str(folder), printed=folder / f"printed{rank}") for rank in range(2)]
+    for process in ranks:
+        assert process.wait() == 0, process.printed.read_text()
+
+
+def run(
+    door: str,
+    *arguments: str,
+    cwd: Path = ROOT,
+    expect: int = 0,
+    timeout: float = 300,
+) -> str:
     """What the door printed, on both streams, once it has ended with the exit code that is expected."""
     with tempfile.TemporaryDirectory() as folder:
         process = Process(door, *arguments, printed=Path(folder) / "printed", cwd=cwd)

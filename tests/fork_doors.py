@@ -1,6 +1,6 @@
 """Forks a door's process from one that has imported what doors import: 4 s of a processor are saved each time.
 
-A line in: {"start": arguments of `become`}, answered by the number of a new process, which leads a group of its own; or
+A line in: {"start": arguments of `forked`}, answered by the number of a new process, which leads a group of its own; or
 {"ended": number}, answered by its exit code, that of a signal below 0, or null while it runs.
 """
 
@@ -19,6 +19,7 @@ import lightning
 import matplotlib.pyplot
 import sklearn.datasets
 import torchmetrics
+from hydra._internal.hydra import Hydra
 
 import ddpm_lab
 
@@ -28,6 +29,8 @@ IMPORTED = (lightning, matplotlib.pyplot, sklearn.datasets, torchmetrics)
 
 
 def main() -> None:
+    # Hydra composes a configuration once more to read hydra.mode from it, which none here sets: a third of a second a door.
+    Hydra.get_mode = lambda *_, **__: None
     for module in pkgutil.walk_packages(ddpm_lab.__path__, "ddpm_lab."):
         importlib.import_module(module.name)
     for line in sys.stdin:
@@ -38,7 +41,7 @@ def main() -> None:
 def start(request: dict[str, Any]) -> int:
     process = os.fork()
     if process == 0:
-        code = become(**request)
+        code = forked(**request)
         atexit._run_exitfuncs()
         sys.stdout.flush()
         os._exit(code)  # to take apart all that is imported would cost a second
@@ -50,7 +53,8 @@ def ended(process: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if found else None
 
 
-def become(door: str, arguments: list[str], cwd: str, environment: dict[str, str], printed: str) -> int:
+def forked(entry: str, arguments: list[Any], cwd: str, environment: dict[str, str], printed: str) -> int:
+    """Be a door, or call a function, file:name; the exit code."""
     os.setsid()
     file = os.open(printed, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -59,10 +63,14 @@ def become(door: str, arguments: list[str], cwd: str, environment: dict[str, str
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    sys.argv = [str(ROOT / f"{door}.py"), *arguments]
+    file_of, _, function = entry.partition(":")
     sys.path[:1] = [str(ROOT), *environment.get("PYTHONPATH", "").split(":")]
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        if function:
+            runpy.run_path(file_of)[function](*arguments)
+        else:
+            sys.argv = [str(ROOT / f"{entry}.py"), *arguments]
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:

@@ -184,14 +184,9 @@ def test_what_cannot_be_compiled_is_said(trained: Path, tmp_path: Path) -> None:
     assert "channels_last=maybe is none of auto, true, false" in run(
         "train", *QUICK, "channels_last=maybe", f"hydra.run.dir={tmp_path}/run", expect=1
     )
-    found = subprocess.run(
-        command(
-            "sample", f"run={trained}", "n=2", "compile=true", "sampler.steps=4", f"hydra.run.dir={tmp_path}/drawn"
-        ),
-        env={**environment(), "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")},
-        capture_output=True,
-        text=True,
-    )
+    drawn = ["n=2", "compile=true", "sampler.steps=4", f"hydra.run.dir={tmp_path}/drawn"]
+    without = {**environment(), "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")}
+    found = subprocess.run(command("sample", f"run={trained}", *drawn), env=without, capture_output=True, text=True)
     assert found.returncode == 1
     assert found.stderr.strip().splitlines()[-1].startswith("error: compile=true builds kernels with a C++ compiler")
 
@@ -201,7 +196,7 @@ def test_passes_over_the_data_labels_and_mixed_precision(tmp_path: Path) -> None
     options = [
         "trainer.max_steps=null",
         "trainer.max_epochs=1",
-        "data.first=90",
+        "+data.first=90",
         "data.batch_size=32",
         "class_conditional=true",
     ]

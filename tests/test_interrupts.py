@@ -64,6 +64,15 @@ class Run:
         return printed
 
 
+def on_two_nodes(folder: Path, *options: str) -> list[Run]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    nodes = ["trainer.devices=1", "trainer.num_nodes=2"]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [Run(folder / f"node{i}", *options, *DDP, *nodes, NODE_RANK=str(i), **shared) for i in range(2)]
+
+
 def batches(folder: Path) -> int:
     return checkpoint(folder)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"]
 
@@ -91,23 +100,38 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path, number: signal.Signa
     assert metrics(process.folder)["train/seconds"] > before > 0
 
 
-@pytest.mark.parametrize(("number", "group", "accumulate"), [(signal.SIGTERM, True, 2), (signal.SIGINT, False, 1)])
-def test_two_ranks_leave_together(tmp_path: Path, number: signal.Signals, group: bool, accumulate: int) -> None:
-    options = [*LONG, *DDP, f"trainer.accumulate_grad_batches={accumulate}"]
+def test_two_ranks_leave_together(tmp_path: Path) -> None:
+    """Of one launcher, all of them told to go."""
+    options = [*LONG, *DDP, "trainer.accumulate_grad_batches=2"]
     process = Run(tmp_path / "run", *options)
     process.until_saved()
-    process.kill(number, group)
+    process.kill(signal.SIGTERM, group=True)
     output = process.output()
     step = checkpoint(process.folder)["global_step"]
-    assert f"stopped by {number.name} after step {step}; nothing is lost" in output
-    assert batches(process.folder) == step * accumulate
+    assert f"stopped by SIGTERM after step {step}; nothing is lost" in output
+    assert batches(process.folder) == step * 2
     process.until_all_left()
     # Into another folder, so that the first save comes before any rank has a loss to sum.
     other = tmp_path / "other"
     resume = [f"resume={process.folder}/checkpoints/last.ckpt", "checkpoint.every=1", f"trainer.max_steps={step + 2}"]
     run("train", *options, *resume, f"hydra.run.dir={other}")
     assert checkpoint(other)["global_step"] == step + 2
-    assert batches(other) == (step + 2) * accumulate
+    assert batches(other) == (step + 2) * 2
+
+
+def test_two_nodes_leave_together_and_one_writes(tmp_path: Path) -> None:
+    """Of two launchers, the first alone told to go."""
+    nodes = on_two_nodes(tmp_path, *LONG)
+    nodes[0].until_saved()
+    nodes[0].kill(signal.SIGINT)
+    output = nodes[0].output()
+    step = checkpoint(nodes[0].folder)["global_step"]
+    assert f"stopped by SIGINT after step {step}; nothing is lost" in output
+    nodes[1].output(fails=False)  # the first speaks for all, by its exit code too
+    assert batches(nodes[0].folder) == step
+    written = [{path.name for path in node.folder.iterdir()} for node in nodes]
+    assert {"config.yaml", "provenance.json", "metrics.json", "checkpoints", "scalars.csv"} <= written[0]
+    assert written[1] <= {".hydra"}
 
 
 def test_a_rank_that_fails_ends_the_job_with_its_message(tmp_path: Path) -> None:
@@ -175,20 +199,6 @@ def test_a_checkpoint_names_its_run(trained: Path) -> None:
     assert protocol["precision"] == ("bf16" if has_bf16("cpu") else "fp32")
     assert f"precision=auto: {protocol['precision']}, for " in said
     assert np.load(written(trained, "samples.npz"))["arr_0"].shape == (3, 8, 8, 1)
-
-
-def test_of_two_nodes_one_process_writes(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    options = [*QUICK, "logger=csv", "trainer.max_steps=2", *DDP, "trainer.devices=1", "trainer.num_nodes=2"]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    nodes = [Run(tmp_path / f"node{i}", *options, NODE_RANK=str(i), **shared) for i in range(2)]
-    for node in nodes:
-        node.output(fails=False)
-    written = [{path.name for path in node.folder.iterdir()} for node in nodes]
-    assert {"config.yaml", "provenance.json", "metrics.json", "checkpoints", "scalars.csv"} <= written[0]
-    assert written[1] <= {".hydra"}
 
 
 def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.doors import QUICK, ROOT, run, written
 
 PAGE = (ROOT / "docs" / "own_repository.md").read_text()
 RANKS = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
-FEW = [*QUICK, "trainer.max_steps=2", "logger=csv", "callbacks.sample_grid=null", "network=mine"]
+FEW = [*QUICK[1:], "trainer.max_steps=2", "logger=csv", "callbacks.sample_grid=null", "network=mine"]
 FILES = {
     "my_lab/__init__.py": "",
     "my_lab/conf/__init__.py": "",

@@ -43,40 +43,33 @@ def test_one_refused_job_does_not_cost_the_others(tmp_path: Path) -> None:
     assert json.loads((sweep / refused / "metrics.json").read_text())["step"] == 2
 
 
-def times(sweep: Path) -> dict[Path, int]:
-    """When the jobs' files were written, but for Hydra's own."""
-    files = [path for path in sweep.glob("*/**/*") if path.is_file() and ".hydra" not in path.parts]
+def times(job: Path) -> dict[Path, int]:
+    """When a job's files were written, but for Hydra's own."""
+    files = [path for path in job.glob("**/*") if path.is_file() and ".hydra" not in path.parts]
     return {path: path.stat().st_mtime_ns for path in files}
 
 
-def test_jobs_of_two_ranks(tmp_path: Path) -> None:
-    arguments = ["-m", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "schedule=linear,cosine", *QUICK]
-    output = run("train", *arguments, "trainer.max_steps=2", cwd=tmp_path)
+def test_a_job_of_two_ranks_that_fails_does_not_cost_the_others(tmp_path: Path) -> None:
+    ranks = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=2"]
+    options = [option for option in QUICK if "batch_size" not in option and "max_steps" not in option]
+    arguments = ["-m", "data.batch_size=7,8", *options, *ranks]
+    output = run("train", *arguments, cwd=tmp_path, expect=1)
     assert output.count("MEMBER: 2/2") == 2
     assert output.count("results of the sweep") == 1
-    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
-    jobs = {path.name: path for path in sweep.iterdir() if path.is_dir()}
-    assert set(jobs) == {"schedule=cosine", "schedule=linear"}
-    for job in jobs.values():
-        (file,) = job.glob("wandb/offline-run-*/*.wandb")
-        assert keys_of(file)["group"] == {sweep.name}
-        assert (job / "DONE").read_text() == "2\n"
-    before = times(sweep)
-    output = run("train", *arguments, "trainer.max_steps=2", "skip_finished=true", cwd=tmp_path)
-    assert output.count("is finished, with 2 steps: skipped") == 2
-    assert times(sweep) == before
-    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["sweeps"]
-
-
-def test_a_job_of_two_ranks_that_fails_does_not_cost_the_others(tmp_path: Path) -> None:
-    ranks = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=2", "logger=csv"]
-    jobs = ["-m", "data.batch_size=7,8"]
-    options = [option for option in QUICK if "batch_size" not in option and "max_steps" not in option]
-    output = run("train", *jobs, *options, *ranks, f"hydra.sweep.dir={tmp_path}", expect=1)
     assert "Traceback" not in output
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"data.batch_size=7", "data.batch_size=8"}
+    refused, job = sweep / "data.batch_size=7", sweep / "data.batch_size=8"
     assert "failed: data.batch_size=7: " in output
-    assert "7" in (tmp_path / "data.batch_size=7" / "error.txt").read_text()
-    assert (tmp_path / "data.batch_size=8" / "DONE").exists()
+    assert "7" in (refused / "error.txt").read_text()
+    (file,) = job.glob("wandb/offline-run-*/*.wandb")
+    assert keys_of(file)["group"] == {sweep.name}
+    assert (job / "DONE").read_text() == "2\n"
+    before = times(job)
+    output = run("train", "-m", "data.batch_size=8", *arguments[2:], "skip_finished=true", f"hydra.sweep.dir={sweep}")
+    assert output.count("is finished, with 2 steps: skipped") == 1
+    assert times(job) == before
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["sweeps"]
 
 
 def test_the_same_command_goes_on_in_its_folder(tmp_path: Path) -> None:

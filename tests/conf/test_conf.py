@@ -1,5 +1,6 @@
 """Every configuration composes, every section of it is built, and every combination trains or is refused."""
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable
@@ -36,16 +37,35 @@ def _hydra():
 
 
 def composed(*overrides: str, config: str = "train") -> DictConfig:
+    return _composed(overrides, config).copy()
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...], config: str) -> DictConfig:
     if config == "train":
         return compose(config, list(overrides))
     with searchpath.opened(config):
         return compose(config, list(overrides))
 
 
-@pytest.mark.parametrize(("group", "choice"), [(g, c) for g, names in CHOICES.items() for c in names])
-def test_every_choice_composes_and_names_what_exists(group: str, choice: str) -> None:
-    of_evaluation = group in ("bound", "dashboard", "guidance")
-    config = composed(f"{group}={choice}", config="evaluate" if of_evaluation else "train")
+OF_EVALUATION = ("bound", "dashboard", "guidance")
+
+
+def rows(choices: dict[str, list[str]]) -> list[dict[str, str]]:
+    """So many pickings of one choice of every group that each is picked: to compose costs a third of a second."""
+    longest = max(map(len, choices.values()))
+    return [{group: names[i % len(names)] for group, names in choices.items()} for i in range(longest)]
+
+
+@pytest.mark.parametrize(
+    ("config", "row"),
+    [
+        (config, row)
+        for config in ("train", "evaluate")
+        for row in rows({g: names for g, names in CHOICES.items() if (g in OF_EVALUATION) == (config == "evaluate")})
+    ],
+)
+def test_every_choice_composes_and_names_what_exists(config: str, row: dict[str, str]) -> None:
     targets = []
 
     def collect(node) -> None:
@@ -56,7 +76,7 @@ def test_every_choice_composes_and_names_what_exists(group: str, choice: str) ->
                 if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
                     collect(node[key])
 
-    collect(config if group == "debug" else config[group])
+    collect(composed(*(f"{group}={choice}" for group, choice in row.items()), config=config))
     for target in targets:
         module, _, name = target.rpartition(".")
         assert hasattr(__import__(module, fromlist=[name]), name), target
@@ -186,9 +206,7 @@ def covering(combinations: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 @pytest.fixture(scope="module")
 def combined() -> Callable[[tuple[str, ...]], DictConfig]:
     """Turns one configuration into that of a combination, by sections that were composed once each."""
-    longest = max(map(len, COMBINED.values()))
-    rows = [{group: choices[i % len(choices)] for group, choices in COMBINED.items()} for i in range(longest)]
-    found = [(row, composed(*(f"{group}={choice}" for group, choice in row.items()), *SMALL)) for row in rows]
+    found = [(row, composed(*(f"{group}={choice}" for group, choice in row.items()), *SMALL)) for row in rows(COMBINED)]
     sections = {(group, choice): config[group] for row, config in found for group, choice in row.items()}
     one = composed(*SMALL, "network.model_channels=32", "network.num_res_blocks=1", "network.channel_mult=[1]")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ddpm_lab.diffusion.timesteps import LossSecondMoment
+from tests.doors import in_two_processes
 
 T, HISTORY = 5, 3
 # Rounds of (t, loss) by rank: unlike lengths, shared timesteps, more than HISTORY of one, and an empty batch.
@@ -27,7 +27,7 @@ def learn(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_learn_what_one_process_learns_of_all_their_losses(tmp_path: Path) -> None:
-    mp.spawn(learn, (str(tmp_path),), nprocs=2)
+    in_two_processes(learn, tmp_path)
     alone = LossSecondMoment(T, HISTORY)
     for t, loss in ROUNDS:
         alone.update(torch.tensor(t[0] + t[1], dtype=torch.int64), torch.tensor(loss[0] + loss[1], dtype=torch.float64))

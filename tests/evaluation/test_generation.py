@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ddpm_lab.data.digits import digits
 from ddpm_lab.data.memory import MemorySet
@@ -17,6 +16,7 @@ from ddpm_lab.parts import part
 from ddpm_lab.pixels import to_rgb
 from ddpm_lab.samplers.ancestral import Ancestral
 from ddpm_lab.samplers.ddim import DDIM
+from tests.doors import in_two_processes
 from tests.evaluation.toy import ToyExtractor, toy_denoiser
 
 CPU = torch.device("cpu")
@@ -59,7 +59,7 @@ def one_of_two(rank: int, folder: str) -> None:
 
 
 def test_two_processes_give_the_numbers_of_one_to_the_last_bit(tmp_path: Path) -> None:
-    mp.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    in_two_processes(one_of_two, tmp_path)
     scores, images, _ = judged(tmp_path / "other_cache")
     (made,) = (tmp_path / "cache" / "statistics").glob("*.npz")
     (alone,) = (tmp_path / "other_cache" / "statistics").glob("*.npz")

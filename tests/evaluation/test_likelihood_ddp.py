@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ddpm_lab.data.memory import MemorySet
 from ddpm_lab.evaluation.likelihood import Bound, Exact, Fast
+from tests.doors import in_two_processes
 from tests.evaluation.toy import toy_denoiser
 
 IMAGES = torch.randint(0, 256, (19, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -45,7 +45,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_two_processes_find_the_number_of_one(tmp_path: Path) -> None:
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+    in_two_processes(work, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
     assert first == second
     for (name, alone), found in zip(measure().items(), (Bound(*values) for values in first), strict=True):

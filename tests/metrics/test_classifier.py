@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from ddpm_lab.data.digits import digits
 from ddpm_lab.data.memory import MemorySet
 from ddpm_lab.metrics.classifier import Classifier, classifier
 from ddpm_lab.metrics.features import Extractor, Features, fingerprint
+from tests.doors import in_two_processes
 
 SHORT = {"steps": 12, "batch_size": 16, "width": 8, "learning_rate": 0.01, "seed": 0}
 
@@ -181,7 +181,7 @@ def learn(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_have_rank_zeros_weights(tmp_path: Path) -> None:
-    mp.spawn(learn, (str(tmp_path),), nprocs=2)
+    in_two_processes(learn, tmp_path)
     alone = source(tmp_path / "alone")
     for rank in range(2):
         for sha256, features in torch.load(tmp_path / f"{rank}.pt"):
