@@ -66,7 +66,8 @@ def test_a_job_of_two_ranks_that_fails_does_not_cost_the_others(tmp_path: Path) 
     assert keys_of(file)["group"] == {sweep.name}
     assert (job / "DONE").read_text() == "2\n"
     before = times(job)
-    output = run("train", "-m", "data.batch_size=8", *arguments[2:], "skip_finished=true", f"hydra.sweep.dir={sweep}")
+    again = ["skip_finished=true", f"hydra.sweep.dir={sweep}", f"hydra.sweep.subdir='{job.name}'"]
+    output = run("train", "-m", "data.batch_size=8", *arguments[2:], *again, expect=1)  # the other has failed still
     assert output.count("is finished, with 2 steps: skipped") == 1
     assert times(job) == before
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["sweeps"]

@@ -162,6 +162,11 @@ class DataModule(lightning.LightningDataModule):
             self._loaded[split] = images
         return self._loaded[split]
 
+    def trained_on(self) -> ImageSet:
+        """Return the images of a pass over the data, without flips: the training split, or `first` of it."""
+        images = self.images("train")
+        return images if self.first is None else Part(images, self.first)
+
     def tell_classes(self, images: ImageSet) -> None:
         """Count and name the classes as a set of the data does.
 
@@ -243,11 +248,7 @@ class DataModule(lightning.LightningDataModule):
 
         """
         self._samples, self._batches = self._position(), self._processed()
-        images = self.images("train")
-        if self.first is not None:
-            images = Part(images, self.first)
-        if self.mirror:
-            images = Mirrored(images)
+        images = Mirrored(self.trained_on()) if self.mirror else self.trained_on()
         # The position is asked for at each iteration: limit_train_batches makes Lightning begin several.
         batches = EndlessBatches(len(images), self.batch_size, self.seed, self._position, *self._rank())
         return self._loader(images, batches)

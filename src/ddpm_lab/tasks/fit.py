@@ -58,7 +58,7 @@ def fit(config: DictConfig) -> None:
     checkpoint = resuming.checkpoint_to_resume(config.resume, folder)
     data = instantiate(config.data)
     count_classes(config.data, data)
-    _count_epochs(config, len(data.images("train")))
+    _count_epochs(config, len(data.trained_on()))
     module = build_module(config)
     settle(config)
     module.guard = instantiate(config.guard)
@@ -116,7 +116,7 @@ def _headline(config: DictConfig, module: Any, data: Any) -> str:
     batch = data.batch_size * config.trainer.accumulate_grad_batches
     steps = config.trainer.max_steps
     return (
-        f"{parameters / 1e6:.2f}M parameters, {len(data.images('train'))} images of {data.name}, global batch {batch}, "
+        f"{parameters / 1e6:.2f}M parameters, {len(data.trained_on())} images of {data.name}, global batch {batch}, "
         f"{counted(steps, 'step') if steps > 0 else 'no end of steps'}"
     )
 
