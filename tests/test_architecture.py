@@ -55,19 +55,19 @@ MAY_IMPORT = {
     },
 }
 INSIDE_DIFFUSION = {
-    "tables": set(),
+    "coefficients": set(),
     "schedules": set(),
     "weightings": set(),
     "gaussian": set(),
-    "timesteps": {"tables"},
-    "process": {"gaussian", "tables"},
-    "predictions": {"process", "tables"},
-    "variances": {"process", "tables"},
-    "denoiser": {"predictions", "variances", "process", "gaussian", "tables"},
-    "guidance": {"denoiser", "gaussian", "tables"},
+    "timesteps": {"coefficients"},
+    "process": {"gaussian", "coefficients"},
+    "predictions": {"process", "coefficients"},
+    "variances": {"coefficients"},
+    "denoiser": {"predictions", "variances", "process", "gaussian", "coefficients"},
+    "guidance": {"denoiser", "process", "gaussian", "coefficients"},
     "classifier": {"denoiser", "process"},
     "likelihood": {"denoiser", "process", "gaussian"},
-    "objectives": {"likelihood", "denoiser", "variances", "weightings"},
+    "objectives": {"likelihood", "denoiser", "variances", "weightings", "coefficients"},
 }
 
 

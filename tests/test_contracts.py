@@ -54,7 +54,7 @@ def test_parts_that_lack_a_method_are_named() -> None:
     for changes, told in (
         ({"prediction": "Half"}, "prediction: Half has no x_0, scale; .* diffusion/predictions.py"),
         ({"variance": "Half"}, "variance: Half has no log_variance, variance;"),
-        ({"sampler": "Half"}, "sampler: Half has no timesteps;"),
+        ({"sampler": "Half"}, "sampler: Half has no times, calls, deterministic;"),
         (
             {"objective": "NoObjective"},
             r"objective: NoObjective takes \(.*x_0.*\) .* and is called with \(denoiser, x_0 ",

@@ -208,7 +208,7 @@ def law_of(sampler: Sampler, denoiser: Denoiser, shape: tuple[int, int, int], st
     factor of the covariance.
     """
     D = shape[0] * shape[1] * shape[2]
-    steps = len(sampler.timesteps(denoiser.process.T))
+    steps = len(sampler.times(denoiser.process))
     impulses = torch.eye(steps * D, dtype=torch.float64).view(steps * D, steps, *shape)
     rows = torch.cat([torch.zeros(1, steps, *shape, dtype=torch.float64), impulses])
     # The last step draws none, so x_T takes the first slot and steps - 1 draws the rest.

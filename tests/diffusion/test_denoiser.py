@@ -66,7 +66,7 @@ def test_without_clip_the_output_is_the_target_of_the_estimate(prediction: Predi
     process = Process(cosine(25))
     t, x_t = torch.arange(1, 26), randn(25, 2, 2, 2)
     estimate = mixer(process, prediction, FixedSmall()).estimate(x_t, t, clip=False)
-    target = prediction.target(process, estimate.x_0, estimate.noise, t)
+    target = prediction.target(process, estimate.x_0, estimate.noise, process.at(t))
     torch.testing.assert_close(estimate.output, target, rtol=1e-8, atol=1e-8)
 
 
@@ -101,7 +101,7 @@ def test_a_step_has_the_mean_of_the_posterior_and_the_variance_of_the_variance(v
     estimate = model.estimate(x_t, t, clip=True)
     p = model.step(estimate, x_t, t, s, above)
     torch.testing.assert_close(p.mean, process.posterior(estimate.x_0, x_t, t, s).mean)
-    log_variance = variance.log_variance(process, estimate.raw_variance, x_t, t, s, above)
+    log_variance = variance.log_variance(estimate.raw_variance, process.transition(t, s, above), x_t)
     assert p.log_variance.shape == x_t.shape
     torch.testing.assert_close(p.log_variance, log_variance.expand_as(x_t))
 

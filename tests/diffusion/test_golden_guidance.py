@@ -46,7 +46,7 @@ def test_a_step(key: str) -> None:
     assert estimate.shift is not None
     GOLDEN.close(estimate.shift.x_0, f"{key}/unguided_pred_xstart")
     GOLDEN.close(estimate.x_0, f"{key}/condition_score_pred_xstart")
-    GOLDEN.close(model.process.posterior_mean(estimate.x_0, x_t, t, t - 1), f"{key}/condition_score_mean")
+    GOLDEN.close(model.process.posterior(estimate.x_0, x_t, t, t - 1).mean, f"{key}/condition_score_mean")
     p = model.step(estimate, x_t, t, t - 1)
     GOLDEN.close(p.mean, f"{key}/condition_mean")
     GOLDEN.close(p.sample(GOLDEN["step/noise"] * (t > 1)[:, None, None, None]), f"{key}/p_sample")
@@ -58,7 +58,7 @@ def test_a_ddim_step(key: str, eta: float) -> None:
     for i, now in enumerate((GOLDEN["step/t"] + 1).tolist()):
         row = slice(i, i + 1)
         sampler = DDIM(None, eta, lambda T, steps, now=now: list(range(1, now + 1)))
-        x = next(
+        _, x = next(
             sampler.walk(guided(key, row), GOLDEN["step/x_t"][row], ANY[row], NoiseOf(GOLDEN["step/noise"][None, row]))
         )
         name = f"{key}/ddim_sample_eta{eta:g}"
@@ -81,7 +81,7 @@ def test_whole_walks(schedule: str, run: str, make: Callable[[str], Sampler]) ->
     times: list[Tensor] = []
 
     def log_prob(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        times.append((t - 1).float() * inner.time_scale)
+        times.append((t - 1).float() * inner.shown.time_scale)
         return towards(GOLDEN["loop/target"])(x, t, y) * (1 + times[-1] / 1000)
 
     walk = make(config["section_counts"]).walk(
@@ -90,7 +90,7 @@ def test_whole_walks(schedule: str, run: str, make: Callable[[str], Sampler]) ->
         ANY[:2],
         NoiseOf(GOLDEN["loop/step_noise"]),
     )
-    GOLDEN.close(torch.stack(list(walk)), f"loop/{schedule}/{run}/sample")
+    GOLDEN.close(torch.stack([x for _, x in walk]), f"loop/{schedule}/{run}/sample")
     if run == "p":
         torch.testing.assert_close(torch.stack(times), GOLDEN[f"loop/{schedule}/cond_t"], rtol=1e-6, atol=0)
 

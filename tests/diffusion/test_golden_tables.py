@@ -42,14 +42,14 @@ def test_posterior_tables(schedule: str, T: int) -> None:
     t = torch.arange(1, T + 1)
     same(process.alpha_bar[1:], GOLDEN[f"{key}/alphas_cumprod"])
     same(process.alpha_bar[:-1], GOLDEN[f"{key}/alphas_cumprod_prev"])
-    of_x_0, of_x_t = process.posterior_coefficients(t, t - 1)
-    same(of_x_0, GOLDEN[f"{key}/posterior_mean_coef1"])
-    same(of_x_t, GOLDEN[f"{key}/posterior_mean_coef2"])
+    step = process.transition(t, t - 1)
+    same(step.of_x_0, GOLDEN[f"{key}/posterior_mean_coef1"])
+    same(step.of_x_t, GOLDEN[f"{key}/posterior_mean_coef2"])
     lower, upper = process.log_variance_bounds(t, t - 1)
     same(lower, GOLDEN[f"{key}/posterior_log_variance_clipped"])
     same(upper, GOLDEN[f"{key}/betas"].log())
     same(torch.where(t == 1, lower, upper), GOLDEN[f"{key}/fixed_large_log_variance"])
-    same(process.snr(t), GOLDEN[f"{key}/sqrt_recipm1_alphas_cumprod"] ** -2, rtol=1e-10)
+    same(process.at(t).snr, GOLDEN[f"{key}/sqrt_recipm1_alphas_cumprod"] ** -2, rtol=1e-10)
 
 
 @pytest.mark.parametrize("i", range(4))
@@ -59,10 +59,10 @@ def test_pairs_equal_the_respaced_chain(i: int) -> None:
     kept = SPACED[f"spaced{i}/timestep_map"] + 1
     t, s = kept, torch.cat([torch.zeros(1, dtype=torch.int64), kept[:-1]])
     above = torch.cat([kept[1:], kept[-1:]])
-    same(process.beta(t, s), SPACED[f"spaced{i}/betas"], rtol=1e-11)
-    of_x_0, of_x_t = process.posterior_coefficients(t, s)
-    same(of_x_0, SPACED[f"spaced{i}/posterior_mean_coef1"], rtol=1e-11)
+    step = process.transition(t, s)
+    same(step.beta, SPACED[f"spaced{i}/betas"], rtol=1e-11)
+    same(step.of_x_0, SPACED[f"spaced{i}/posterior_mean_coef1"], rtol=1e-11)
     # Its last entries rest on 1 - beta near 0, where the respaced chain itself has lost digits.
-    torch.testing.assert_close(of_x_t, SPACED[f"spaced{i}/posterior_mean_coef2"], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(step.of_x_t, SPACED[f"spaced{i}/posterior_mean_coef2"], rtol=1e-9, atol=1e-12)
     lower, _ = process.log_variance_bounds(t, s, above)
     same(lower, SPACED[f"spaced{i}/posterior_log_variance_clipped"], rtol=1e-11)

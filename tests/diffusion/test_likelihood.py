@@ -173,7 +173,7 @@ def test_the_total_is_the_terms_and_the_prior_and_the_errors_are_one_error(clip:
     assert bound.vlb.shape == bound.x_0_mse.shape == bound.noise_mse.shape == (3, 12)
     torch.testing.assert_close(bound.total, bound.vlb.sum(1) + bound.prior)
     # The noise is the one implied by x_0, clipped or not, so its error is snr times that of x_0.
-    snr = Process(cosine(12)).snr(torch.arange(1, 13))
+    snr = Process(cosine(12)).at(torch.arange(1, 13)).snr
     torch.testing.assert_close(bound.noise_mse, snr * bound.x_0_mse, rtol=1e-8, atol=1e-12)
 
 

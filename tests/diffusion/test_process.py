@@ -35,7 +35,11 @@ def test_two_steps_of_the_forward_process_compose_to_one(process: Process) -> No
     """q(x_t | x_s) after q(x_s | x_0) is q(x_t | x_0)."""
     t, s = some_pairs(process)
     x_0 = randn(len(t), 1, 2, 2)
-    at_s, at_t, beta = process.marginal(x_0, s), process.marginal(x_0, t), process.beta(t, s).view(-1, 1, 1, 1)
+    at_s, at_t, beta = (
+        process.marginal(x_0, s),
+        process.marginal(x_0, t),
+        process.transition(t, s).beta.view(-1, 1, 1, 1),
+    )
     torch.testing.assert_close((1 - beta).sqrt() * at_s.mean, at_t.mean, rtol=1e-10, atol=1e-11)
     torch.testing.assert_close((1 - beta) * at_s.log_variance.exp() + beta, at_t.log_variance.exp(), rtol=1e-10, atol=0)
 
@@ -45,7 +49,7 @@ def test_the_posterior_is_bayes_rule(process: Process) -> None:
     """q(x_s | x_0) q(x_t | x_s) ~ q(x_s | x_t, x_0): precisions add, and so do precisions times means."""
     t, s = some_pairs(process)
     x_0, x_t = randn(len(t), 1, 2, 2, seed=1), randn(len(t), 1, 2, 2, seed=2)
-    prior, beta = process.marginal(x_0, s), process.beta(t, s).view(-1, 1, 1, 1)
+    prior, beta = process.marginal(x_0, s), process.transition(t, s).beta.view(-1, 1, 1, 1)
     posterior = process.posterior(x_0, x_t, t, s)
     precision = (-prior.log_variance).exp() + (1 - beta) / beta
     torch.testing.assert_close((-posterior.log_variance).exp(), precision, rtol=1e-9, atol=0)
@@ -125,7 +129,7 @@ def test_everything_is_finite_at_both_ends(process: Process) -> None:
         *process.marginal(x_0, t),
         *process.posterior(x_0, x_t, t, s),
         *process.log_variance_bounds(t, s),
-        process.snr(t),
+        process.at(t).snr,
         process.diffuse(x_0, t, x_t),
     ]
     assert all(bool(torch.isfinite(number).all()) for number in numbers)
@@ -134,13 +138,15 @@ def test_everything_is_finite_at_both_ends(process: Process) -> None:
 def test_beta_of_a_pair_keeps_its_digits_where_a_difference_would_lose_them() -> None:
     """alpha_bar differs from 1 by 1e-12: 1 - ab_t / ab_s has four digits left there, and the table keeps all."""
     process = Process(constant(10, beta_end=1e-12))
-    torch.testing.assert_close(process.beta(full(1, 3), full(1, 1)).item(), 2e-12, rtol=1e-9, atol=0)
+    torch.testing.assert_close(process.transition(full(1, 3), full(1, 1)).beta.item(), 2e-12, rtol=1e-9, atol=0)
 
 
 def test_snr_is_signal_over_noise() -> None:
     process = Process(jsd(4))
-    torch.testing.assert_close(process.snr(torch.tensor([1, 2, 3])), torch.tensor([3, 1, 1 / 3], dtype=torch.float64))
-    assert 0 < process.snr(full(1, 4)).item() < 1e-15
+    torch.testing.assert_close(
+        process.at(torch.tensor([1, 2, 3])).snr, torch.tensor([3, 1, 1 / 3], dtype=torch.float64)
+    )
+    assert 0 < process.at(full(1, 4)).snr.item() < 1e-15
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

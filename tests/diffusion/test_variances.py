@@ -18,10 +18,10 @@ def test_learned_range_ends_at_the_fixed_variances(schedule: str, strided: bool)
     process = Process(SCHEDULES[schedule](25))
     t = torch.arange(2, 26)
     s = t // 2 if strided else t - 1
-    x_t = randn(24, 2, 1, 1)
+    x_t, step = randn(24, 2, 1, 1), process.transition(t, s)
     for raw, fixed in ((-1.0, FixedSmall()), (1.0, FixedLarge())):
-        ours = LearnedRange().log_variance(process, torch.full_like(x_t, raw), x_t, t, s)
-        torch.testing.assert_close(ours, fixed.log_variance(process, None, x_t, t, s).expand_as(x_t))
+        ours = LearnedRange().log_variance(torch.full_like(x_t, raw), step, x_t)
+        torch.testing.assert_close(ours, fixed.log_variance(None, step, x_t).expand_as(x_t))
 
 
 @each_schedule
@@ -32,7 +32,7 @@ def test_at_the_image_learned_range_still_spans_both_bounds_and_fixed_ones_take_
 
     def at(variance: Variance, raw: float | None = None) -> float:
         head = None if raw is None else torch.full_like(x_t, raw)
-        return variance.log_variance(process, head, x_t, t, s, above).item()
+        return variance.log_variance(head, process.transition(t, s, above), x_t).item()
 
     assert [at(LearnedRange(), -1), at(LearnedRange(), 1)] == pytest.approx([lower, upper])
     assert [at(FixedSmall()), at(FixedLarge())] == pytest.approx([lower, lower])
@@ -57,15 +57,16 @@ def test_the_bound_at_the_ends_of_the_range_is_that_of_the_fixed_variances(
 
 def test_learned_is_the_raw_head_itself() -> None:
     raw = randn(2, 1, 2, 2)
-    assert Learned().log_variance(Process(SCHEDULES["cosine"](9)), raw, raw, full(2, 4), full(2, 1)) is raw
+    step = Process(SCHEDULES["cosine"](9)).transition(full(2, 4), full(2, 1))
+    assert Learned().log_variance(raw, step, raw) is raw
 
 
 @pytest.mark.parametrize("variance", VARIANCES, ids=name)
 def test_a_network_needs_a_second_head_exactly_for_learned_variances(variance: Variance) -> None:
-    process, x_t = Process(SCHEDULES["cosine"](9)), randn(1, 1, 2, 2)
+    x_t, step = randn(1, 1, 2, 2), Process(SCHEDULES["cosine"](9)).transition(full(1, 4), full(1, 1))
     assert variance.heads in (1, 2)
     if variance.heads == 1:
-        assert variance.log_variance(process, None, x_t, full(1, 4), full(1, 1)).shape == (1, 1, 1, 1)
+        assert variance.log_variance(None, step, x_t).shape == (1, 1, 1, 1)
     else:
         with pytest.raises(ValueError, match=f"{name(variance)} needs the network's second head of raw variances"):
-            variance.log_variance(process, None, x_t, full(1, 4), full(1, 1))
+            variance.log_variance(None, step, x_t)

@@ -18,7 +18,7 @@ SNR = PROCESS.alpha_bar[T] / (1 - PROCESS.alpha_bar[T])
 
 
 def weight(weighting: Weighting, prediction: Prediction, **options: float) -> Tensor:
-    return weighting(PROCESS.snr(T), prediction.scale(PROCESS, T), **options)
+    return weighting(PROCESS.at(T).snr, prediction.scale(PROCESS, PROCESS.at(T)), **options)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)
@@ -61,8 +61,8 @@ def test_a_weighting_of_x_0_weighs_every_prediction_alike(weighting: Weighting) 
     losses = []
     for prediction in (Epsilon(), Start(), Velocity(), PreviousMean()):
         # Both targets from the one x_t: what the network should say, and what says the wrong x_0.
-        right = prediction.target(PROCESS, x_0, noise, T)
-        off = prediction.target(PROCESS, wrong, wrong_noise, T)
+        right = prediction.target(PROCESS, x_0, noise, PROCESS.at(T))
+        off = prediction.target(PROCESS, wrong, wrong_noise, PROCESS.at(T))
         losses.append(weight(weighting, prediction) * ((right - off) ** 2).flatten(1).mean(1))
     for loss in losses[1:]:
         torch.testing.assert_close(loss, losses[0], rtol=1e-6, atol=0)
@@ -72,7 +72,7 @@ def test_a_weighting_of_x_0_weighs_every_prediction_alike(weighting: Weighting) 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)
 def test_weights_are_finite_and_positive_where_no_signal_is_left(prediction: Prediction, weighting: Weighting) -> None:
     process, t = Process(jsd(25)), torch.tensor([1, 25])
-    weights = weighting(process.snr(t), prediction.scale(process, t))
+    weights = weighting(process.at(t).snr, prediction.scale(process, process.at(t)))
     assert bool((torch.isfinite(weights) & (weights > 0)).all())
 
 

@@ -5,26 +5,22 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ddpm_lab.diffusion.coefficients import Level, Transition, affine
 from ddpm_lab.diffusion.denoiser import Denoiser, Estimate
 from ddpm_lab.samplers.ddim import DDIM
-from ddpm_lab.samplers.sampler import RandnLike, Sampler
+from ddpm_lab.samplers.sampler import RandnLike, Sampler, Step
 
 
-def line(denoiser: Denoiser, estimate: Estimate, s: float, noise: Tensor | None = None) -> Tensor:
-    """DDIM's move without noise; between two timesteps the table is interpolated."""
-    low = int(s)
-    alpha_bar = denoiser.process.alpha_bar
-    ab = float(torch.lerp(alpha_bar[low], alpha_bar[min(low + 1, denoiser.process.T)], s - low))
-    return ab**0.5 * estimate.x_0 + (1 - ab) ** 0.5 * (estimate.noise if noise is None else noise)
+def line(estimate: Estimate, s: Level, noise: Tensor | None = None) -> Tensor:
+    """DDIM's step without noise."""
+    return affine(s.signal, estimate.x_0, s.noise, estimate.noise if noise is None else noise)
 
 
 class Silent(Sampler):
     """Asks for noise and makes nothing of it."""
 
-    def move(
-        self, denoiser: Denoiser, x: Tensor, y: Tensor | None, t: int, s: int, above: int | None, randn_like: RandnLike
-    ) -> Tensor:
-        return line(denoiser, denoiser.estimate(x, t, y, clip=self.clip), s) + 0.0 * randn_like(x)
+    def begin(self, denoiser: Denoiser, y: Tensor | None, randn_like: RandnLike) -> Step:
+        return lambda x, to: line(denoiser.estimate(x, to.t, y, clip=self.clip), to.s) + 0.0 * randn_like(x)
 
 
 class Encoder(Silent):
@@ -35,32 +31,18 @@ class Encoder(Silent):
 
 
 class Past(Sampler):
-    """Two steps of Adams and Bashforth: keeps the noise of the step before."""
+    """Two steps of Adams and Bashforth: remembers the noise of the step before."""
 
-    def __init__(self, steps: int) -> None:
-        super().__init__(steps)
-        self.before: list[Tensor] = []
+    def begin(self, denoiser: Denoiser, y: Tensor | None, randn_like: RandnLike) -> Step:
+        before: list[Tensor] = []
 
-    def move(
-        self, denoiser: Denoiser, x: Tensor, y: Tensor | None, t: int, s: int, above: int | None, randn_like: RandnLike
-    ) -> Tensor:
-        estimate = denoiser.estimate(x, t, y, clip=self.clip)
-        noise = estimate.noise if above is None else 1.5 * estimate.noise - 0.5 * self.before[-1]
-        self.before = [estimate.noise]
-        return line(denoiser, estimate, s, noise)
+        def step(x: Tensor, to: Transition) -> Tensor:
+            estimate = denoiser.estimate(x, to.t, y, clip=self.clip)
+            noise = 1.5 * estimate.noise - 0.5 * before.pop() if before else estimate.noise
+            before.append(estimate.noise)
+            return line(estimate, to.s, noise)
 
-
-class Heun(Sampler):
-    """Two questions in each step but the last."""
-
-    def move(
-        self, denoiser: Denoiser, x: Tensor, y: Tensor | None, t: int, s: int, above: int | None, randn_like: RandnLike
-    ) -> Tensor:
-        here = denoiser.estimate(x, t, y, clip=self.clip)
-        there = line(denoiser, here, s)
-        if s == 0:
-            return there
-        return (there + line(denoiser, denoiser.estimate(there, s, y, clip=self.clip), s)) / 2
+        return step
 
 
 class Own(Sampler):
@@ -73,13 +55,13 @@ class Own(Sampler):
         y: Tensor | None = None,
         randn_like: RandnLike = torch.randn_like,
         *,
-        start: int | None = None,
-    ) -> Iterator[Tensor]:
+        start: float | None = None,
+    ) -> Iterator[tuple[float, Tensor]]:
         for t in range(denoiser.process.T, 0, -3):
             s = max(t - 3, 0)
-            estimate = denoiser.estimate(x, t, y, clip=self.clip)
-            x = line(denoiser, estimate, s, randn_like(x))
-            yield x
+            estimate = denoiser.estimate(x, torch.tensor(t), y, clip=self.clip)
+            x = line(estimate, denoiser.process.at(torch.tensor(s)), randn_like(x))
+            yield s, x
 
-    def move(self, *given: object) -> Tensor:
+    def begin(self, *given: object) -> Step:
         raise NotImplementedError

@@ -46,8 +46,9 @@ def test_a_walk_yields_every_step_and_a_call_returns_the_last(sampler: Sampler) 
     model, x = mixer(Process(cosine(40)), Epsilon(), FixedSmall()), randn(3, 2, 2, 2)
     walk = list(sampler.walk(model, x, randn_like=Replay(noises(7, 3, 2, 2, 2))))
     assert len(walk) == 7
-    assert all(step.shape == x.shape for step in walk)
-    assert torch.equal(sampler(model, x, randn_like=Replay(noises(7, 3, 2, 2, 2))), walk[-1])
+    assert all(step.shape == x.shape for _, step in walk)
+    assert [s for s, _ in walk] == [*reversed(sampler.times(model.process)[:-1]), 0]
+    assert torch.equal(sampler(model, x, randn_like=Replay(noises(7, 3, 2, 2, 2))), walk[-1][1])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,9 @@ def test_the_walk_does_not_depend_on_what_the_network_predicts(sampler: Sampler)
     """Four perfect networks that say the same thing in four ways lead every x the same way."""
     world, process, x = GaussianWorld.correlated(), Process(linear(40)), randn(4, 1, 1, 3)
     walks = [
-        torch.stack(list(sampler.walk(oracle(world, process, p), x, randn_like=Replay(noises(7, 4, 1, 1, 3)))))
+        torch.stack(
+            [x_s for _, x_s in sampler.walk(oracle(world, process, p), x, randn_like=Replay(noises(7, 4, 1, 1, 3)))]
+        )
         for p in PREDICTIONS
     ]
     for walk in walks[1:]:
@@ -118,8 +121,8 @@ def test_data_of_a_single_point_is_sampled_exactly_in_any_number_of_steps(schedu
 @pytest.mark.parametrize("variance", VARIANCES, ids=name)
 def test_a_step_is_a_draw_of_the_denoisers_gaussian(variance: Variance) -> None:
     model, x = mixer(Process(cosine(40)), Epsilon(), variance), randn(3, 2, 2, 2)
-    walk = [x, *Ancestral(7).walk(model, x, randn_like=Replay(noises(7, 3, 2, 2, 2)))]
-    chosen = [0, *Ancestral(7).timesteps(40)]
+    walk = [x, *(x_s for _, x_s in Ancestral(7).walk(model, x, randn_like=Replay(noises(7, 3, 2, 2, 2))))]
+    chosen = [0, *Ancestral(7).times(model.process)]
     for k, noise in zip(range(7), noises(7, 3, 2, 2, 2), strict=True):
         t, s = full(3, chosen[7 - k]), full(3, chosen[6 - k])
         p = model.step(model.estimate(walk[k], t, clip=True), walk[k], t, s)
@@ -135,7 +138,7 @@ def test_fixed_large_is_exact_for_standard_normal_data(schedule: str, spacing: S
     sampler = Ancestral(7, spacing, clip=False)
     mean, covariance = law_of(sampler, model, (1, 1, 1))
     assert mean.abs().item() < 1e-12
-    torch.testing.assert_close(covariance.squeeze(), process.alpha_bar[sampler.timesteps(40)[0]])
+    torch.testing.assert_close(covariance.squeeze(), process.alpha_bar[sampler.times(process)[0]])
 
 
 @pytest.mark.parametrize("spacing", SPACINGS, ids=["uniform", "quadratic", "sections"])
@@ -143,7 +146,7 @@ def test_fixed_large_is_exact_for_standard_normal_data(schedule: str, spacing: S
 def test_the_true_reverse_variance_is_exact_in_any_number_of_steps(schedule: str, spacing: Spacing) -> None:
     """x_t1 then has its true law, and the last step takes E[x_0 | x_t1], which lacks Var(x_0 | x_t1)."""
     process, sampler = Process(SCHEDULES[schedule](40)), Ancestral(7, spacing, clip=False)
-    chain, variance = sampler.timesteps(40), torch.tensor(0.09, dtype=torch.float64)
+    chain, variance = sampler.times(process), torch.tensor(0.09, dtype=torch.float64)
     model = oracle(GaussianWorld.isotropic(0.0, 0.3), process, Start(), Learned(), chain)
     ab = process.alpha_bar[chain[-1]]
     _, covariance = law_of(sampler, model, (1, 1, 1), start_std=float(ab * variance + 1 - ab) ** 0.5)

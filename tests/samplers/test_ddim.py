@@ -65,7 +65,7 @@ def test_any_eta_keeps_the_marginals_of_a_point(schedule: str, eta: float) -> No
         ab = process.alpha_bar[40]
         start = ab.sqrt() * 0.4 + (1 - ab).sqrt() * rows[:, 0]
         sampler = DDIM(3, eta, lambda T, steps: ends, clip=False)
-        xs = list(sampler.walk(model, start, randn_like=Replay([rows[:, 1], rows[:, 2]])))
+        xs = [x for _, x in sampler.walk(model, start, randn_like=Replay([rows[:, 1], rows[:, 2]]))]
         x, ab_t = xs[1 - last].flatten(), process.alpha_bar[ends[last]]
         torch.testing.assert_close(x[0], ab_t.sqrt() * 0.4)
         torch.testing.assert_close(((x[1:] - x[0]) ** 2).sum(), 1 - ab_t, rtol=1e-8, atol=1e-12)
@@ -75,8 +75,7 @@ def test_any_eta_keeps_the_marginals_of_a_point(schedule: str, eta: float) -> No
 def test_data_of_a_single_point_is_followed_exactly_in_any_number_of_steps(steps: int) -> None:
     world, x = GaussianWorld.isotropic(0.4, 0.0), randn(4, 1, 1, 1)
     sampler, model = DDIM(steps, spacing=lambda T, steps: [*range(1, steps), T]), oracle(world, FINE)
-    below = [*reversed(sampler.timesteps(1000)[:-1]), 0]
-    for s, x_s in zip(below, sampler.walk(model, x), strict=True):
+    for s, x_s in sampler.walk(model, x):
         torch.testing.assert_close(x_s, world.flow(x, FINE.alpha_bar[1000], FINE.alpha_bar[s]), rtol=1e-7, atol=1e-7)
 
 
@@ -90,8 +89,8 @@ def test_eta_one_is_ancestral_sampling_with_fixed_small(
     """The same noise leads through the same x, step by step, for any network."""
     model, x = mixer(Process(SCHEDULES[schedule](40)), prediction, FixedSmall()), randn(2, 2, 2, 2)
     noises = [randn(2, 2, 2, 2, seed=k) for k in range(7)]
-    ddim = list(DDIM(7, 1.0, spacing, clip).walk(model, x, randn_like=Replay(noises)))
-    ancestral = list(Ancestral(7, spacing, clip).walk(model, x, randn_like=Replay(noises)))
+    ddim = [x_s for _, x_s in DDIM(7, 1.0, spacing, clip).walk(model, x, randn_like=Replay(noises))]
+    ancestral = [x_s for _, x_s in Ancestral(7, spacing, clip).walk(model, x, randn_like=Replay(noises))]
     for ours, theirs in zip(ddim, ancestral, strict=True):
         # 1 - ab_s - sigma^2 is 0 at jsd's first step, and its root keeps half the digits of its rounding.
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
@@ -102,10 +101,10 @@ def test_eta_scales_the_standard_deviation(eta: float) -> None:
     """Not the variance: eta = 0.5 halves the noise of a step (equation 16)."""
     model, x = mixer(Process(cosine(40)), Epsilon(), FixedSmall()), randn(1, 2, 1, 1)
     one, none = (
-        next(DDIM(7, eta, clip=False).walk(model, x, randn_like=Replay([torch.full_like(x, unit)])))
+        next(DDIM(7, eta, clip=False).walk(model, x, randn_like=Replay([torch.full_like(x, unit)])))[1]
         for unit in (1.0, 0.0)
     )
-    chosen = DDIM(7).timesteps(40)
+    chosen = DDIM(7).times(model.process)
     ab_t, ab_s = model.process.alpha_bar[chosen[-1]], model.process.alpha_bar[chosen[-2]]
     sigma = eta * ((1 - ab_s) / (1 - ab_t)).sqrt() * (1 - ab_t / ab_s).sqrt()
     torch.testing.assert_close(one - none, sigma.expand_as(x), rtol=1e-8, atol=1e-12)
@@ -139,8 +138,8 @@ def test_inversion_is_the_line_of_the_estimate_towards_more_noise() -> None:
     process = Process(cosine(40))
     model, x, y = mixer(process, Epsilon(), FixedSmall()), randn(3, 2, 2, 2), torch.arange(3)
     sampler = DDIM(7)
-    chosen = sampler.timesteps(40)
-    xs = [x, *sampler.walk_up(model, x, y)]
+    chosen = sampler.times(model.process)
+    xs = [x, *(x_s for _, x_s in sampler.walk_up(model, x, y))]
     assert len(xs) == 7
     for t, s, before, after in zip(chosen[:-1], chosen[1:], xs[:-1], xs[1:], strict=True):
         estimate = model.estimate(before, full(3, t), y, clip=True)

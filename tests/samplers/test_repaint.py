@@ -88,9 +88,10 @@ def test_up_and_down_keep_the_marginal() -> None:
     """Diffusing an image to s and from there to t is diffusing it to t."""
     t, s, x_0 = torch.tensor([70]), torch.tensor([30]), torch.ones(1, 1, 1, 1, dtype=torch.float64)
     zero, one = torch.zeros_like(x_0), torch.ones_like(x_0)
-    mean = PROCESS.rise(PROCESS.diffuse(x_0, s, zero), s, t, zero)
-    of_s = PROCESS.rise(PROCESS.diffuse(x_0, s, one), s, t, zero) - mean
-    of_t = PROCESS.rise(PROCESS.diffuse(x_0, s, zero), s, t, one) - mean
+    step = PROCESS.transition(t, s)
+    mean = PROCESS.forward_step(PROCESS.diffuse(x_0, s, zero), step, zero)
+    of_s = PROCESS.forward_step(PROCESS.diffuse(x_0, s, one), step, zero) - mean
+    of_t = PROCESS.forward_step(PROCESS.diffuse(x_0, s, zero), step, one) - mean
     q = PROCESS.marginal(x_0, t)
     torch.testing.assert_close(mean, q.mean)
     torch.testing.assert_close(of_s**2 + of_t**2, q.log_variance.exp())
@@ -112,9 +113,9 @@ def test_numbers_that_make_no_sense_are_refused(bad: dict) -> None:
 def test_a_walk_may_set_out_from_any_of_its_stages() -> None:
     model, x = mixer(PROCESS, Epsilon(), FixedSmall()), randn(2, 2, 4, 4)
     sampler = DDIM(10)
-    whole = list(sampler.walk(model, x))
-    assert sampler.stages(100)[-4] == sampler.nearest(100, 65) == 67
+    whole = [x_s for _, x_s in sampler.walk(model, x)]
+    assert sampler.times(model.process)[-4] == sampler.nearest(model.process, 65) == 67
     assert torch.equal(sampler(model, whole[2], start=67), whole[-1])
-    assert sampler.nearest(100, 0) == 0
+    assert sampler.nearest(model.process, 0) == 0
     with pytest.raises(ValueError, match="none that starts at t=66; near it: 67"):
         sampler(model, x, start=66)

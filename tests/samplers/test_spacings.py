@@ -111,7 +111,7 @@ def test_more_steps_than_timesteps_or_none_are_refused(spacing: Spacing, steps: 
 @pytest.mark.parametrize(
     ("steps", "spacing", "message"),
     [
-        (5, "unifrom", "spacing='unifrom' is none of uniform, ddim, quadratic, nor counts of sections such as"),
+        (5, "unifrom", "spacing='unifrom' is none of uniform, ddim, quadratic, karras, log_snr, nor counts of sections"),
         (None, "10,x", "spacing='10,x' is none of"),
         (None, "", "spacing='' is none of"),
         (None, "2,9", "cannot take 9 timesteps from a section of 5"),

@@ -20,7 +20,7 @@ from tests.worlds import GaussianWorld, mixer, name, oracle, randn
 @pytest.mark.parametrize("spacing", NAMED)
 def test_a_walk_of_one_step_goes_from_noise_to_the_image(make: type[Sampler], spacing: str) -> None:
     sampler, process = make(steps=1, spacing=spacing), Process(cosine(50))
-    assert sampler.timesteps(50) == [50]
+    assert sampler.times(process) == [50]
     world = GaussianWorld.isotropic(0.4, 0.1)
     images = sampler(oracle(world, process), randn(500, 1, 1, 1))
     torch.testing.assert_close(images, torch.full_like(images, 0.4), rtol=0, atol=0.01)  # E[x_0], by a single question

@@ -73,7 +73,7 @@ class GenerationMetrics(Periodic):
         """Find the extractor and the reference statistics before anything is trained."""
         assert isinstance(pl_module, Diffusion)
         for sampler in (self.sampler, self.final_sampler):
-            sampler.timesteps(pl_module.denoiser.process.T)
+            sampler.times(pl_module.denoiser.process)
         data, device = trainer.datamodule, pl_module.device  # type: ignore[attr-defined]
         try:
             self.extractor = self.features(

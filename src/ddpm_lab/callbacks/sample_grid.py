@@ -48,7 +48,7 @@ class SampleGrid(Periodic):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Refuse a sampler that does not fit the process, before anything is trained."""
         assert isinstance(pl_module, Diffusion)
-        self.sampler.timesteps(pl_module.denoiser.process.T)
+        self.sampler.times(pl_module.denoiser.process)
 
     def on_period(self, trainer: lightning.Trainer, module: Diffusion) -> None:
         """Draw and write the grid of this step."""

@@ -39,7 +39,7 @@ def describe(process: Process, prediction: Prediction, variance: Variance, clip:
     return {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": process.T,
-        "trained_betas": process.beta(t, t - 1).tolist(),
+        "trained_betas": process.transition(t, t - 1).beta.tolist(),
         "prediction_type": _name(prediction, PREDICTIONS, "prediction"),
         "variance_type": _name(variance, VARIANCES, "variance"),
         "clip_sample": clip,

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm_lab.diffusion.denoiser import network_time
-from ddpm_lab.diffusion.process import Process
+from ddpm_lab.diffusion.denoiser import CountedTime
+from ddpm_lab.diffusion.process import GaussianPath, Time
 from ddpm_lab.errors import UserError
 
 
@@ -17,22 +17,22 @@ class Classifier(nn.Module):
     network: (x [B, C, H, W], time [B]) -> logits [B, K]; its time is that of a Denoiser's network.
     """
 
-    def __init__(self, network: nn.Module, process: Process, time_scale: float = 1.0) -> None:
+    def __init__(self, network: nn.Module, process: GaussianPath, time_scale: float = 1.0) -> None:
         super().__init__()
         self.network = network
         self.process = process
-        self.time_scale = time_scale
+        self.shown = CountedTime(time_scale)
 
     def with_network(self, network: nn.Module) -> Classifier:
         """The same classifier around another network."""
-        return Classifier(network, self.process, self.time_scale)
+        return Classifier(network, self.process, self.shown.time_scale)
 
-    def log_probs(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """log p(y | x_t) of every class, [B, K]; t: [B] integers in 1..T."""
-        logits = self.network(x_t, network_time(t, self.time_scale, x_t))
+    def log_probs(self, x_t: Tensor, t: Time) -> Tensor:
+        """log p(y | x_t) of every class, [B, K]; t: [B] in 0..T, 0 for images without noise."""
+        logits = self.network(*self.shown(self.process, x_t, self.process.at(t)))
         return F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
 
-    def log_prob(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def log_prob(self, x_t: Tensor, t: Time, y: Tensor) -> Tensor:
         """log p(y | x_t) of these labels, [B]."""
         return self.log_probs(x_t, t).gather(1, y[:, None])[:, 0]
 
@@ -47,7 +47,8 @@ class CrossEntropy:
         if y is None:
             raise UserError("a classifier learns from labels, and got none")
         noise = torch.randn_like(x_0) if noise is None else noise
-        log_probs = classifier.log_probs(classifier.process.diffuse(x_0, t, noise), t)
+        level = classifier.process.at(t)
+        log_probs = classifier.log_probs(classifier.process.diffuse(x_0, level, noise), level)
         return {
             "loss": -log_probs.gather(1, y[:, None])[:, 0],
             "accuracy": (log_probs.argmax(1) == y).to(log_probs.dtype).detach(),

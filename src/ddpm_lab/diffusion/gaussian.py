@@ -14,7 +14,7 @@ LOWEST_LOG_PROB = math.log(1e-12)  # the public code's floor of a bin's probabil
 
 
 class Gaussian(NamedTuple):
-    """N(mean, exp(log_variance)), elementwise. mean: [B, C, H, W]; log_variance: broadcastable to it."""
+    """N(mean, exp(log_variance)), elementwise. mean: [B, C, H, W]; log_variance: broadcastable to it, or [] for all."""
 
     mean: Tensor
     log_variance: Tensor

@@ -11,9 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddpm_lab.diffusion.denoiser import Denoiser, Estimate, Shift
+from ddpm_lab.diffusion.coefficients import Level, Transition, append_dims, as_batch
+from ddpm_lab.diffusion.denoiser import Denoiser, Estimate, GuidanceShift
 from ddpm_lab.diffusion.gaussian import Gaussian
-from ddpm_lab.diffusion.tables import Times, expand, lookup, of_batch
+from ddpm_lab.diffusion.process import Time
 from ddpm_lab.errors import UserError, WrongTypeError
 
 Outputs = tuple[Tensor, Tensor | None]  # the network's output, and its raw variance
@@ -30,11 +31,11 @@ class Guided(Denoiser):
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(
-            denoiser.network, denoiser.process, denoiser.prediction, denoiser.variance, denoiser.time_scale
+            denoiser.network, denoiser.process, denoiser.prediction, denoiser.variance, shown=denoiser.shown
         )
         self.denoiser = denoiser
 
-    def outputs(self, x_t: Tensor, t: Times, y: Tensor | None = None) -> Outputs:
+    def outputs(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Outputs:
         """Those of the denoiser inside."""
         return self.denoiser.outputs(x_t, t, y)
 
@@ -47,7 +48,7 @@ class Guided(Denoiser):
         raise WrongTypeError(f"{type(self).__name__} is put around a denoiser: exchange the network first")
 
 
-class Extrapolated(Guided):
+class OutputGuidance(Guided):
     """Away from a weaker output, beyond the better: (1 + w) better - w weaker, for t within an interval.
 
     Mixing outputs mixes eps by the same weights, whatever the network predicts: eps is affine in the output, and the weights
@@ -80,7 +81,7 @@ class Extrapolated(Guided):
             raise UserError(f"guidance.rescale={rescale} is a share of what is taken back: take 0 to 1")
         self.rescale = rescale
 
-    def both(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> tuple[Outputs, Outputs]:
+    def both(self, x_t: Tensor, level: Level, y: Tensor | None) -> tuple[Outputs, Outputs]:
         """The better and the weaker network's outputs."""
         raise NotImplementedError
 
@@ -89,24 +90,24 @@ class Extrapolated(Guided):
         lowest, highest = self.interval or (1, self.process.T)
         return (t >= lowest) & (t <= highest)
 
-    def outputs(self, x_t: Tensor, t: Times, y: Tensor | None = None) -> Outputs:
+    def outputs(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Outputs:
         """The mixed outputs; one network call less where no t is guided."""
-        t = of_batch(t, x_t)
-        w = torch.full(t.shape, self.scale, dtype=torch.float64, device="cpu") * self.acts_at(t.cpu())
+        level = self.process.at(t)
+        w = self.scale * self.acts_at(level.t.cpu()).double()  # [B] or []
         if not bool(w.any()):
-            return self.denoiser.outputs(x_t, t, y)
-        (better, raw), (weaker, raw_of_weaker) = self.both(x_t, t, y)
-        mixed = _beyond(better, weaker, expand(w, x_t))
+            return self.denoiser.outputs(x_t, level, y)
+        (better, raw), (weaker, raw_of_weaker) = self.both(x_t, level, y)
+        mixed = _beyond(better, weaker, append_dims(w, x_t))
         if self.rescale > 0:
             growth = mixed.flatten(1).std(1) / better.flatten(1).std(1)
             share = self.rescale * (w != 0).to(growth)
-            mixed = mixed * expand(share / growth + (1 - share), mixed)
+            mixed = mixed * append_dims(share / growth + (1 - share), mixed)
         if raw is not None and raw_of_weaker is not None:
-            raw = _beyond(raw, raw_of_weaker, expand(w.clamp(-1, 0), x_t))
+            raw = _beyond(raw, raw_of_weaker, append_dims(w.clamp(-1, 0), x_t))
         return mixed, raw
 
 
-class ClassifierFree(Extrapolated):
+class ClassifierFree(OutputGuidance):
     """Ho & Salimans 2022, equation 6: eps = (1 + w) eps(x_t, y) - w eps(x_t), both from one network call.
 
     w = 0 is the conditional model and w = -1 the unconditional. Most code's "scale" is 1 + w.
@@ -125,17 +126,18 @@ class ClassifierFree(Extrapolated):
         super().__init__(denoiser, scale, interval, rescale)
         self.null_label = null_label
 
-    def both(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> tuple[Outputs, Outputs]:
+    def both(self, x_t: Tensor, level: Level, y: Tensor | None) -> tuple[Outputs, Outputs]:
         """Labels and null labels, one below the other in one batch."""
         if y is None:
             raise UserError("classifier-free guidance needs labels y [B] to guide towards, and got none")
         labels = torch.cat([y, torch.full_like(y, self.null_label)])
-        output, raw = self.denoiser.outputs(torch.cat([x_t, x_t]), torch.cat([t, t]), labels)
+        twice = level if level.t.dim() == 0 else Level(*(torch.cat([field, field]) for field in level))
+        output, raw = self.denoiser.outputs(torch.cat([x_t, x_t]), twice, labels)
         B = len(x_t)
         return (output[:B], None if raw is None else raw[:B]), (output[B:], None if raw is None else raw[B:])
 
 
-class Autoguided(Extrapolated):
+class Autoguided(OutputGuidance):
     """Karras et al. 2024: away from a weaker model of the same kind, smaller or less trained, with the same labels.
 
     (1 + w) strong - w weak; that paper's "guidance weight" is 1 + w.
@@ -161,9 +163,9 @@ class Autoguided(Extrapolated):
                 )
         self.weak = weak
 
-    def both(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> tuple[Outputs, Outputs]:
+    def both(self, x_t: Tensor, level: Level, y: Tensor | None) -> tuple[Outputs, Outputs]:
         """One call of each."""
-        return self.denoiser.outputs(x_t, t, y), self.weak.outputs(x_t, t, y)
+        return self.denoiser.outputs(x_t, level, y), self.weak.outputs(x_t, level, y)
 
 
 class ClassifierGuided(Guided):
@@ -197,42 +199,43 @@ class ClassifierGuided(Guided):
         self.min_alpha_bar = min_alpha_bar
         self.labels = labels
 
-    def estimate(self, x_t: Tensor, t: Times, y: Tensor | None = None, *, clip: bool) -> Estimate:
+    def estimate(self, x_t: Tensor, t: Time, y: Tensor | None = None, *, clip: bool) -> Estimate:
         """As of a Denoiser, moved; y: [B], never None."""
         if y is None:
             raise UserError("classifier guidance needs labels y [B] to guide towards, and got none")
-        estimate = self.denoiser.estimate(x_t, t, self.labels(y), clip=clip)
-        t = of_batch(t, x_t, torch.int64)  # whole ones: the estimate refuses others
-        gradient = self.gradient(x_t, t, y)
-        alpha_bar = lookup(self.process.alpha_bar, t)
+        level = self.process.at(t)
+        estimate = self.denoiser.estimate(x_t, level, self.labels(y), clip=clip)
+        gradient = self.gradient(x_t, level, y)
+        alpha_bar = level.alpha_bar
         # eps' moves x_0 by (1 - ab) / sqrt(ab) g. Where alpha_bar is 0, x_t says nothing of x_0 nor of its class, and g is 0.
         of_gradient = torch.where(alpha_bar > 0, (1 - alpha_bar) * alpha_bar.rsqrt(), 0.0)
         return estimate._replace(
-            x_0=estimate.x_0 + expand(of_gradient, x_t) * gradient,
-            noise=estimate.noise - expand((1 - alpha_bar).sqrt(), x_t) * gradient,
-            shift=Shift(estimate.x_0, gradient),
+            x_0=estimate.x_0 + append_dims(of_gradient, x_t) * gradient,
+            noise=estimate.noise - append_dims(level.noise, x_t) * gradient,
+            shift=GuidanceShift(estimate.x_0, gradient),
         )
 
     def acts_at(self, t: Tensor) -> Tensor:
         """Those with enough signal."""
-        alpha_bar = lookup(self.process.alpha_bar, t)
+        alpha_bar = self.process.alpha_bar_at(t)
         return (alpha_bar >= self.min_alpha_bar) & (alpha_bar > 0)
 
-    def gradient(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def gradient(self, x_t: Tensor, t: Time, y: Tensor) -> Tensor:
         """scale * grad log p(y | x_t), [B, C, H, W]; 0 where nothing is guided."""
-        guided = self.acts_at(t).to(x_t.device)
         if self.scale == 0:
             return torch.zeros_like(x_t)
+        t = as_batch(self.process.at(t).t, x_t)
+        guided = self.acts_at(t).to(x_t.device)
         with torch.inference_mode(False), torch.enable_grad():
             x = x_t.detach().clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_prob(x, t.clone(), y.clone()).sum(), x)
         return torch.where(guided.view(-1, *[1] * (x_t.dim() - 1)), self.scale * gradient, 0.0)
 
-    def step(self, estimate: Estimate, x_t: Tensor, t: Times, s: Times, above: Times | None = None) -> Gaussian:
+    def reverse(self, estimate: Estimate, x_t: Tensor, step: Transition) -> Gaussian:
         """p(x_s | x_t) at the x_0 that was not moved, its mean shifted by Sigma g."""
         assert estimate.shift is not None
-        p = self.denoiser.step(estimate._replace(x_0=estimate.shift.x_0), x_t, t, s, above)
-        variance = self.variance.variance(self.process, estimate.raw_variance, x_t, t, s, above)
+        p = self.denoiser.reverse(estimate._replace(x_0=estimate.shift.x_0), x_t, step)
+        variance = self.variance.variance(estimate.raw_variance, step, x_t)
         return p._replace(mean=p.mean + variance * estimate.shift.gradient)
 
 
@@ -255,19 +258,22 @@ class Inpainted(Guided):
         self.known = known
         self.mask = mask
 
-    def estimate(self, x_t: Tensor, t: Times, y: Tensor | None = None, *, clip: bool) -> Estimate:
+    def estimate(self, x_t: Tensor, t: Time, y: Tensor | None = None, *, clip: bool) -> Estimate:
         """As of the denoiser inside, but x_0 is what is known, where it is."""
-        estimate = self.denoiser.estimate(x_t, t, y, clip=clip)
+        level = self.process.at(t)
+        estimate = self.denoiser.estimate(x_t, level, y, clip=clip)
         return estimate._replace(
             x_0=torch.where(self.mask, self.known, estimate.x_0),
-            noise=torch.where(self.mask, self.noise(self.known, x_t, t), estimate.noise),
+            noise=torch.where(self.mask, self.noise(self.known, x_t, level), estimate.noise),
         )
 
-    def step(self, estimate: Estimate, x_t: Tensor, t: Times, s: Times, above: Times | None = None) -> Gaussian:
+    def reverse(self, estimate: Estimate, x_t: Tensor, step: Transition) -> Gaussian:
         """p(x_s | x_t) where unknown, q(x_s | x_0) where known: at s = 0 the known pixels themselves."""
-        unknown = self.denoiser.step(estimate, x_t, t, s, above)
-        known = self.process.marginal(self.known, of_batch(s, x_t))
-        return Gaussian(*(torch.where(self.mask, k, u) for k, u in zip(known, unknown, strict=True)))
+        unknown, known = self.denoiser.reverse(estimate, x_t, step), self.process.marginal(self.known, step.s)
+        of_unknown = unknown.log_variance.to(x_t).expand_as(x_t)
+        return Gaussian(
+            torch.where(self.mask, known.mean, unknown.mean), torch.where(self.mask, known.log_variance, of_unknown)
+        )
 
 
 def finite(name: str, value: float) -> float:

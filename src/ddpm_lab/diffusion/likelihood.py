@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddpm_lab.diffusion.denoiser import Denoiser, Estimate
 from ddpm_lab.diffusion.gaussian import standard_normal
-from ddpm_lab.diffusion.process import Process
+from ddpm_lab.diffusion.process import GaussianPath, Time
 
 
 def bits(nats: Tensor) -> Tensor:
@@ -24,23 +24,24 @@ def vlb_term(
     estimate: Estimate,
     x_0: Tensor,
     x_t: Tensor,
-    t: Tensor,
+    t: Time,
     s: Tensor | None = None,
-    above: Tensor | None = None,
+    previous: Tensor | None = None,
 ) -> Tensor:
     """L_{t-1} of equation 5 in bits per dimension, [B].
 
     KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for s > 0, and -log p(x_0 | x_t), the discretised decoder, for s = 0.
-    x_0, x_t: [B, C, H, W]; t, s, above: [B]; s = t - 1 if not given.
+    x_0, x_t: [B, C, H, W]; t, s, previous: [B]; s = t - 1 if not given.
     """
-    s = t - 1 if s is None else s
-    p = denoiser.step(estimate, x_t, t, s, above)
-    kl = bits(denoiser.process.posterior(x_0, x_t, t, s).kl(p))
+    level = denoiser.process.at(t)
+    s = level.t - 1 if s is None else s
+    p = denoiser.reverse(estimate, x_t, denoiser.process.transition(level, s, previous))
+    kl = bits(denoiser.process.posterior(x_0, x_t, level, s).kl(p))
     decoder = -bits(p.discretized_log_prob(x_0))
     return torch.where(s == 0, decoder, kl)
 
 
-def prior_term(process: Process, x_0: Tensor, last: int | None = None) -> Tensor:
+def prior_term(process: GaussianPath, x_0: Tensor, last: int | None = None) -> Tensor:
     """KL(q(x_last | x_0) || N(0, I)) in bits per dimension, [B]. last: where the chain ends, T if not given."""
     t = torch.full((len(x_0),), process.T if last is None else last, device=x_0.device)
     return bits(process.marginal(x_0, t).kl(standard_normal(x_0)))
@@ -51,12 +52,12 @@ MOST_AT_T = (
 )
 
 
-def check_schedule(process: Process, x_0: Tensor | None = None) -> str | None:
+def check_schedule(process: GaussianPath, x_0: Tensor | None = None) -> str | None:
     """A sentence about a schedule that leaves signal at T, with the prior term of images x_0 [B, C, H, W].
 
     Of none it is that of data of unit variance, -log2(1 - alpha_bar_T) / 2.
     """
-    alpha_bar = process.alpha_bar_at(process.T)
+    alpha_bar = process.alpha_bar_at(torch.tensor(process.T)).item()
     if alpha_bar**0.5 <= MOST_AT_T:
         return None
     if x_0 is None:
@@ -100,7 +101,7 @@ def bits_per_dim(
     randn_like: draws the noise of each timestep, from the last to the first. pairs: how many (image, t) pairs go through
     the network at once; at least B do.
     """
-    chain = list(timesteps) if timesteps is not None else list(range(1, denoiser.process.T + 1))
+    chain = list(timesteps) if timesteps is not None else list(range(1, int(denoiser.process.T) + 1))
     below = [0, *chain[:-1]]
     above = [*chain[1:], chain[-1]]
     B, K = len(x_0), len(chain)
@@ -142,7 +143,7 @@ def importance(
     probabilities leave that unbiased; good ones make it precise (Nichol & Dhariwal 2021, section 3.3). randn_like: must
     share no noise with the estimate.
     """
-    T = denoiser.process.T
+    T = int(denoiser.process.T)
     if T == 1:
         return torch.ones(1, dtype=torch.float64)
     above = torch.logspace(math.log10(2), math.log10(T), points, dtype=torch.float64).round().long().clamp(max=T)
@@ -187,7 +188,7 @@ def estimate_bits_per_dim(
 
     randn_like: draws the noise of a network call. uniform: draws a number in [0, 1) for each image, [B] float64 on the CPU.
     """
-    T = denoiser.process.T
+    T = int(denoiser.process.T)
     prior = prior_term(denoiser.process, x_0)
     total, decoder = prior, torch.zeros_like(prior)
     cumulative = probabilities.cumsum(0)

@@ -1,7 +1,7 @@
-"""Training objectives: (denoiser, x_0, t, y, noise) -> {"loss", "mse", "vlb"}, each [B]. "loss" is what is minimised.
+"""Training objectives: (denoiser, x_0, t, y, noise) -> {"loss", "mse", …}, each [B]. "loss" is what is minimised.
 
 An objective never reduces over the batch; the caller weights. "mse" is the plain error of the network's output, "vlb" the
-term of the bound at t in bits per dimension; those that an objective does not minimise carry no gradient.
+term of the bound at t in bits per dimension, of those that compute it; what is not minimised carries no gradient.
 A plain function is an objective too. `check(variance)`, where there is one, refuses a variance that cannot be trained, and is
 asked on every call too.
 """
@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ddpm_lab.diffusion.coefficients import Level
 from ddpm_lab.diffusion.denoiser import Denoiser, Estimate
 from ddpm_lab.diffusion.likelihood import mse, vlb_term
 from ddpm_lab.diffusion.variances import Variance
@@ -68,11 +69,11 @@ class Simple:
     ) -> dict[str, Tensor]:
         """x_0: [B, C, H, W]; t: [B]; noise: of x_0's shape, drawn if not given."""
         self.check(denoiser.variance)
-        x_t, noise, estimate = _look(denoiser, x_0, t, y, noise)
-        error = _output_mse(denoiser, estimate, x_0, noise, t)
-        with torch.no_grad():
-            vlb = vlb_term(denoiser, estimate, x_0, x_t, t)
-        return {"loss": _weigh(self.weighting, denoiser, t, error), "mse": error.detach(), "vlb": vlb}
+        level = denoiser.process.at(t)
+        noise = torch.randn_like(x_0) if noise is None else noise
+        output, _ = denoiser.outputs(denoiser.process.diffuse(x_0, level, noise), level, y)
+        error = mse(output, denoiser.prediction.target(denoiser.process, x_0, noise, level))
+        return {"loss": _weigh(self.weighting, denoiser, level, error), "mse": error.detach()}
 
 
 class Vlb:
@@ -85,10 +86,10 @@ class Vlb:
         self, denoiser: Denoiser, x_0: Tensor, t: Tensor, y: Tensor | None = None, noise: Tensor | None = None
     ) -> dict[str, Tensor]:
         """x_0: [B, C, H, W]; t: [B]; noise: of x_0's shape, drawn if not given."""
-        x_t, noise, estimate = _look(denoiser, x_0, t, y, noise)
-        vlb = vlb_term(denoiser, estimate, x_0, x_t, t)
+        x_t, noise, estimate, level = _estimate(denoiser, x_0, t, y, noise)
+        vlb = vlb_term(denoiser, estimate, x_0, x_t, level)
         with torch.no_grad():
-            error = _output_mse(denoiser, estimate, x_0, noise, t)
+            error = mse(estimate.output, denoiser.prediction.target(denoiser.process, x_0, noise, level))
         return {"loss": denoiser.process.T * vlb, "mse": error, "vlb": vlb.detach()}
 
 
@@ -116,29 +117,26 @@ class Hybrid:
     ) -> dict[str, Tensor]:
         """x_0: [B, C, H, W]; t: [B]; noise: of x_0's shape, drawn if not given."""
         self.check(denoiser.variance)
-        x_t, noise, estimate = _look(denoiser, x_0, t, y, noise)
-        error = _output_mse(denoiser, estimate, x_0, noise, t)
+        x_t, noise, estimate, level = _estimate(denoiser, x_0, t, y, noise)
+        error = mse(estimate.output, denoiser.prediction.target(denoiser.process, x_0, noise, level))
         frozen_mean = estimate._replace(x_0=estimate.x_0.detach())
-        vlb = vlb_term(denoiser, frozen_mean, x_0, x_t, t)
-        loss = _weigh(self.weighting, denoiser, t, error) + self.vlb_weight * denoiser.process.T * vlb
+        vlb = vlb_term(denoiser, frozen_mean, x_0, x_t, level)
+        loss = _weigh(self.weighting, denoiser, level, error) + self.vlb_weight * denoiser.process.T * vlb
         return {"loss": loss, "mse": error.detach(), "vlb": vlb.detach()}
 
 
-def _look(
+def _estimate(
     denoiser: Denoiser, x_0: Tensor, t: Tensor, y: Tensor | None, noise: Tensor | None
-) -> tuple[Tensor, Tensor, Estimate]:
+) -> tuple[Tensor, Tensor, Estimate, Level]:
+    """x_t, its noise, what the denoiser makes of it, and how noisy it is."""
+    level = denoiser.process.at(t)
     noise = torch.randn_like(x_0) if noise is None else noise
-    x_t = denoiser.process.diffuse(x_0, t, noise)
-    return x_t, noise, denoiser.estimate(x_t, t, y, clip=False)
+    x_t = denoiser.process.diffuse(x_0, level, noise)
+    return x_t, noise, denoiser.estimate(x_t, level, y, clip=False), level
 
 
-def _output_mse(denoiser: Denoiser, estimate: Estimate, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    return mse(estimate.output, denoiser.prediction.target(denoiser.process, x_0, noise, t))
-
-
-def _weigh(weighting: Weighting, denoiser: Denoiser, t: Tensor, error: Tensor) -> Tensor:
-    snr, scale = denoiser.process.snr(t), denoiser.prediction.scale(denoiser.process, t)
-    weights = weighting(snr, scale)
+def _weigh(weighting: Weighting, denoiser: Denoiser, level: Level, error: Tensor) -> Tensor:
+    weights = weighting(level.snr, denoiser.prediction.scale(denoiser.process, level))
     if not isinstance(weights, Tensor) or weights.shape != error.shape:
         raise UserError(f"a weighting must return a tensor [B] = {list(error.shape)}, and returned {form(weights)}")
     return weights.to(error.device, error.dtype) * error

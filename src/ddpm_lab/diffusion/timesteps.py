@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ddpm_lab.diffusion.tables import Tables
+from ddpm_lab.diffusion.coefficients import Float64Buffers
 
 
 class TimestepSampler(Protocol):
@@ -21,7 +21,7 @@ class TimestepSampler(Protocol):
     def probabilities(self) -> Tensor: ...  # noqa: D102
 
 
-class Uniform(Tables):
+class Uniform(Float64Buffers):
     """t uniform on 1..T, weight 1."""
 
     p: Tensor
@@ -44,7 +44,7 @@ class Uniform(Tables):
         return self.p
 
 
-class LossSecondMoment(Tables):
+class LossSecondMoment(Float64Buffers):
     """p(t) ~ sqrt(E[loss_t^2]) over the last `history` losses of each t (Nichol & Dhariwal 2021, equation 18).
 
     Uniform until every t has its history; then mixed with `uniform_probability` of uniform. The history is gathered over

@@ -1,17 +1,17 @@
 """The variance of p(x_s | x_t).
 
 A variance says how many heads the network needs (1, or 2 when it returns raw variances too) and turns the raw head
-[B, C, H, W] (None for fixed ones) into a log-variance that broadcasts over x_t. above: see Process.log_variance_bounds.
+[B, C, H, W] (None for fixed ones) into the log-variance of a step from x_t, which broadcasts over x_t.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from ddpm_lab.diffusion.process import Process
-from ddpm_lab.diffusion.tables import Numbers, Times, choose, expand
+from ddpm_lab.diffusion.coefficients import Transition, append_dims
 from ddpm_lab.errors import UserError
 
 
@@ -21,14 +21,12 @@ class Variance(Protocol):
     heads: int
 
     def log_variance(  # noqa: D102
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
+        self, raw: Tensor | None, step: Transition, x_t: Tensor
     ) -> Tensor: ...
 
-    def variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
-    ) -> Tensor:
+    def variance(self, raw: Tensor | None, step: Transition, x_t: Tensor) -> Tensor:
         """exp(log_variance), but for variances whose logarithm is another's where they are 0."""
-        return self.log_variance(process, raw, x_t, t, s, above).exp()
+        return self.log_variance(raw, step, x_t).exp()
 
 
 class FixedSmall(Variance):
@@ -36,17 +34,13 @@ class FixedSmall(Variance):
 
     heads = 1
 
-    def log_variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
-    ) -> Tensor:
+    def log_variance(self, raw: Tensor | None, step: Transition, x_t: Tensor) -> Tensor:
         """Log beta~, [B, 1, 1, 1]."""
-        return _spread(process.log_variance_bounds(t, s, above)[0], x_t)
+        return append_dims(step.log_beta_tilde, x_t)
 
-    def variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
-    ) -> Tensor:
+    def variance(self, raw: Tensor | None, step: Transition, x_t: Tensor) -> Tensor:
         """beta~, [B, 1, 1, 1]: 0 at s = 0."""
-        return choose(expand(s, x_t) > 0, super().variance(process, raw, x_t, t, s, above), x_t.new_zeros(()))
+        return torch.where(append_dims(step.s.t, x_t) > 0, super().variance(raw, step, x_t), 0.0)
 
 
 class FixedLarge(Variance):
@@ -54,12 +48,9 @@ class FixedLarge(Variance):
 
     heads = 1
 
-    def log_variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
-    ) -> Tensor:
+    def log_variance(self, raw: Tensor | None, step: Transition, x_t: Tensor) -> Tensor:
         """Log beta, [B, 1, 1, 1]."""
-        lower, upper = process.log_variance_bounds(t, s, above)
-        return choose(expand(s, x_t) == 0, _spread(lower, x_t), _spread(upper, x_t))
+        return append_dims(torch.where(step.s.t == 0, step.log_beta_tilde, step.log_beta), x_t)
 
 
 class Learned(Variance):
@@ -67,9 +58,7 @@ class Learned(Variance):
 
     heads = 2
 
-    def log_variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
-    ) -> Tensor:
+    def log_variance(self, raw: Tensor | None, step: Transition, x_t: Tensor) -> Tensor:
         """Raw, [B, C, H, W]."""
         return _required(raw, self)
 
@@ -82,20 +71,11 @@ class LearnedRange(Variance):
 
     heads = 2
 
-    def log_variance(
-        self, process: Process, raw: Tensor | None, x_t: Tensor, t: Times, s: Times, above: Times | None = None
-    ) -> Tensor:
+    def log_variance(self, raw: Tensor | None, step: Transition, x_t: Tensor) -> Tensor:
         """The interpolation, [B, C, H, W]."""
-        lower, upper = (expand(bound, x_t) for bound in process.log_variance_bounds(t, s, above))
+        lower, upper = append_dims(step.log_beta_tilde, x_t), append_dims(step.log_beta, x_t)
         fraction = (_required(raw, self) + 1) / 2
         return fraction * upper + (1 - fraction) * lower
-
-
-def _spread(log_variance: Numbers, x_t: Tensor) -> Tensor:
-    """As [B, 1, 1, 1], or [1, 1, 1, 1] of one number."""
-    if isinstance(log_variance, Tensor):
-        return expand(log_variance, x_t)
-    return x_t.new_full([1] * x_t.dim(), log_variance)
 
 
 def _required(raw: Tensor | None, variance: Variance) -> Tensor:

@@ -131,8 +131,8 @@ class Samples:
 
     @property
     def steps(self) -> int:
-        """Steps of a walk; guidance and RePaint call networks more often."""
-        return len(self.sampler.timesteps(self.denoiser.process.T))
+        """Steps of a walk."""
+        return len(self.sampler.times(self.denoiser.process))
 
     def protocol(self) -> dict[str, Any]:
         """How the images come about."""
@@ -141,6 +141,7 @@ class Samples:
             "eta": None,
             **settings(self.sampler),
             "steps": self.steps,
+            "calls": self.sampler.calls(self.denoiser.process),
             "start_signal": float(f"{start_signal(self.sampler, self.denoiser.process):.4g}"),
             "variance": type(self.denoiser.variance).__name__,
             "seed": self.seed,
@@ -159,7 +160,7 @@ class Samples:
         network = _warm_seconds(lambda: self.denoiser.estimate(x, t, y, clip=True), self.device)
         features = _warm_seconds(lambda: extractor(to_uint8(x)), self.device)
         rounds = -(-n // (len(x) * ranks.world_size()))
-        seconds = rounds * (self.steps * network + features)
+        seconds = rounds * (self.sampler.calls(self.denoiser.process) * network + features)
         if ranks.first() and seconds > LONG:
             where = f"{ranks.world_size()} processes" if ranks.world_size() > 1 else "one process"
             print(

@@ -19,7 +19,7 @@ from ddpm_lab.errors import UserError
 from ddpm_lab.metrics.features import over_background
 from ddpm_lab.parts import named, part
 from ddpm_lab.pixels import to_float
-from ddpm_lab.samplers.spacings import walked
+from ddpm_lab.samplers.spacings import spaced
 from ddpm_lab.seeds import ImageNoise, mix
 
 PILOT = 32  # images that decide at which timesteps the fast estimate looks
@@ -99,8 +99,8 @@ class Exact:
         conditional: whether the network is given the labels. progress: show a bar on rank zero.
         """
         start = time.perf_counter()
-        T = denoiser.process.T
-        chain = walked(T, self.timesteps, "uniform")
+        T = int(denoiser.process.T)
+        chain = [int(t) for t in spaced(denoiser.process, self.timesteps, "uniform")]
         chosen = part(len(images), self.images, seed)
         n = len(chosen)
         found = torch.zeros(n, 3, dtype=torch.float64)  # total, prior, decoder

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpm_lab.diffusion.tables import of_batch
+from ddpm_lab.diffusion.coefficients import times_of
 from ddpm_lab.evaluation.generation import Samples
 from ddpm_lab.pictures import FRAME, captioned, grid
-from ddpm_lab.samplers.observed import Observed
 from ddpm_lab.samplers.sampler import Sampler
 from ddpm_lab.seeds import ImageNoise
 
@@ -21,9 +20,9 @@ def progressive(samples: Samples, indices: Sequence[int], columns: int) -> tuple
     """Estimates of x_0 [len(indices), columns, C, H, W] along the walk of these images, and their timesteps.
 
     Evenly spaced over the walk, from pure noise to the image itself, whose timestep is 0; fewer columns for shorter walks
-    (Ho et al. 2020, section 4.3 and figure 6). A step's timestep is the first that it asks the network about.
+    (Ho et al. 2020, section 4.3 and figure 6).
     """
-    denoiser, sampler = Observed(samples.denoiser), samples.sampler
+    denoiser, sampler = samples.denoiser, samples.sampler
     y = samples.labels(indices)
     y = y if y is None else y.to(samples.device)
     noise = ImageNoise(samples.seed, indices, samples.device)
@@ -32,18 +31,16 @@ def progressive(samples: Samples, indices: Sequence[int], columns: int) -> tuple
     if type(sampler).walk is not Sampler.walk:  # how long such a walk is, it alone knows
         alone = ImageNoise(samples.seed, indices[:1], samples.device)
         alone.normal(*samples.shape)
-        steps = sum(1 for _ in sampler.walk(samples.denoiser, x_T[:1], None if y is None else y[:1], alone))
+        steps = sum(1 for _ in sampler.walk(denoiser, x_T[:1], None if y is None else y[:1], alone))
     shown = set(torch.linspace(0, steps, min(columns, steps + 1)).round().int().tolist())
     estimates, timesteps = [], []
-    image = x_T
-    for i, image in enumerate(sampler.walk(denoiser, x_T, y, noise)):  # noqa: B007
-        t = denoiser.t
-        if i in shown and denoiser.first is not None and t is not None:
-            x_t, times = denoiser.first
-            estimates.append(samples.denoiser.estimate(x_t, of_batch(times, x_t), y, clip=sampler.clip).x_0)
+    t, x = sampler.times(denoiser.process)[-1], x_T
+    for i, (s, x_s) in enumerate(sampler.walk(denoiser, x_T, y, noise)):
+        if i in shown:
+            estimates.append(denoiser.estimate(x, times_of([t])[0], y, clip=sampler.clip).x_0)
             timesteps.append(t)
-        denoiser.first = None
-    return torch.stack([*estimates, image], 1).cpu(), [*timesteps, 0]
+        t, x = s, x_s
+    return torch.stack([*estimates, x], 1).cpu(), [*timesteps, 0]
 
 
 def progressive_strip(samples: Samples, caption: str, path: Path, images: int = 8, columns: int = 11) -> None:

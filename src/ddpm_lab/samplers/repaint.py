@@ -1,36 +1,37 @@
-"""RePaint: inpainting whose two parts agree, by going back up again and again (Lugmayr et al. 2022)."""
+"""RePaint: inpainting whose two parts agree, by going back up again and again (Lugmayr et al. 2022, arXiv 2201.09865)."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from ddpm_lab.diffusion.coefficients import levels_of, times_of
 from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.diffusion.process import GaussianPath
 from ddpm_lab.errors import UserError
-from ddpm_lab.samplers.sampler import RandnLike, Sampler
+from ddpm_lab.samplers.sampler import RandnLike, Sampler, Step
 
 
 class RePaint(Sampler):
-    """The moves of another sampler, in the order of RePaint's section 4.2: algorithm 1 around an `Inpainted` denoiser.
+    """The steps of another sampler, in the order of RePaint's section 4.2: algorithm 1 around an `Inpainted` denoiser.
 
     Below every jump_length-th step the walk goes up again by jump_length steps, by noise, resamples - 1 times. So what is
-    made up meets new noise of what is known, until both belong together.
+    made up meets new noise of what is known, until both belong together. Above, the other sampler begins anew: what it
+    remembers is of another x.
 
     resamples: r, how often each stretch is walked; 1 goes straight down. jump_length: j.
-    Raises ValueError unless both are positive, and for a sampler that is more than its moves: one that walks in its own way,
-    or, once it moves, that keeps images from step to step, which are no longer those above once a walk has gone up again.
+    Raises ValueError unless both are positive, and for a sampler that walks in its own way.
     """
 
     def __init__(self, sampler: Sampler, jump_length: int = 10, resamples: int = 10) -> None:
-        super().__init__(sampler.steps, sampler.spacing, sampler.clip)
+        super().__init__(sampler.steps, sampler.spacing, sampler.clip, sampler.given_times)
         own = [part for part in ("walk", "__call__") if getattr(type(sampler), part) is not getattr(Sampler, part)]
         if own:
             raise UserError(
-                f"RePaint takes single moves of another sampler, and {type(sampler).__name__} has a `{own[0]}` of its own: "
+                f"RePaint takes single steps of another sampler, and {type(sampler).__name__} has a `{own[0]}` of its own: "
                 f"take sampler=ancestral or ddim, or task.resamples=1, which walks as {type(sampler).__name__} does"
             )
         if jump_length < 1 or resamples < 1:
@@ -42,23 +43,34 @@ class RePaint(Sampler):
         self.jump_length = jump_length
         self.resamples = resamples
 
-    def timesteps(self, T: int) -> list[int]:
+    @property
+    def deterministic(self) -> bool:
+        """Without noise, where it never goes up."""
+        return self.sampler.deterministic and self.resamples == 1
+
+    def times(self, process: GaussianPath) -> list[float]:
         """The other sampler's."""
-        return self.sampler.timesteps(T)
+        return self.sampler.times(process)
 
-    def places(self, stages: int) -> list[int]:
-        """Where a walk of so many stages stands, one after the other, as numbers of stages still below it: 0 is the image.
+    def calls(self, process: GaussianPath) -> int:
+        """Of all steps down, of which one reaches the image."""
+        places = self.places(len(self.times(process)))
+        down = sum(there < here for here, there in pairwise(places))
+        return self.sampler.calls_per_step * (down - 1) + 1
 
-        As in the public code, the lowest jump sets out one stage above the image, and none from the top. Raises ValueError
+    def places(self, steps: int) -> list[int]:
+        """Where a walk of so many steps stands, one after the other, as numbers of steps still below it: 0 is the image.
+
+        As in the public code, the lowest jump sets out one step above the image, and none from the top. Raises ValueError
         where the walk is too short for a jump.
         """
-        if self.resamples > 1 and self.jump_length >= stages:
+        if self.resamples > 1 and self.jump_length >= steps:
             raise UserError(
-                f"a walk of {stages} steps has no room for jumps of jump_length={self.jump_length}: take a shorter one, more "
+                f"a walk of {steps} steps has no room for jumps of jump_length={self.jump_length}: take a shorter one, more "
                 "steps, or resamples=1 for none"
             )
-        left = dict.fromkeys(range(1, stages - self.jump_length + 1, self.jump_length), self.resamples - 1)
-        places = [stages]
+        left = dict.fromkeys(range(1, steps - self.jump_length + 1, self.jump_length), self.resamples - 1)
+        places = [steps]
         while places[-1] > 0:
             place = places[-1] - 1
             places.append(place)
@@ -66,6 +78,10 @@ class RePaint(Sampler):
                 left[place] -= 1
                 places.append(place + self.jump_length)
         return places
+
+    def begin(self, denoiser: Denoiser, y: Tensor | None, randn_like: RandnLike) -> Step:
+        """The other sampler's."""
+        return self.sampler.begin(denoiser, y, randn_like)
 
     @torch.no_grad()
     def walk(
@@ -75,47 +91,17 @@ class RePaint(Sampler):
         y: Tensor | None = None,
         randn_like: RandnLike = torch.randn_like,
         *,
-        start: int | None = None,
-    ) -> Iterator[Tensor]:
-        """Yield x after every step down."""
-        stages = [0, *self.stages(denoiser.process.T, start)]
-        places = self.places(len(stages) - 1)
-        for here, there in pairwise(places):
-            t, s = stages[here], stages[there]
-            if s < t:
-                above = stages[here + 1] if here + 1 < len(stages) else None
-                x = self.move(denoiser, x, y, t, s, above, randn_like)
-                yield x
+        start: float | None = None,
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Yield (s, x_s) after every step down."""
+        process = denoiser.process
+        down = self.course(process, start)[::-1]  # down[k] ends where k steps are left
+        ends = levels_of(process.at(times_of([0, *(to.t.t.item() for to in down)])))
+        step = self.begin(denoiser, y, randn_like)
+        for here, there in pairwise(self.places(len(down))):
+            if there < here:
+                x = step(x, down[there])
+                yield down[there].s.t.item(), x
             else:
-                x = denoiser.process.rise(x, t, s, randn_like(x))
-
-    def move(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        y: Tensor | None,
-        t: int,
-        s: int,
-        above: int | None,
-        randn_like: RandnLike,
-    ) -> Tensor:
-        """The other sampler's."""
-        kept = _images(self.sampler, x)
-        x = self.sampler.move(denoiser, x, y, t, s, above, randn_like)
-        if self.resamples > 1 and _images(self.sampler, x) - kept:
-            raise UserError(
-                f"{type(self.sampler).__name__} keeps images from step to step, and RePaint goes up again in between: take "
-                f"sampler=ancestral or ddim, or task.resamples=1, which walks as {type(self.sampler).__name__} does"
-            )
-        return x
-
-
-def _images(sampler: Sampler, x: Tensor) -> set[int]:
-    """Which tensors of x's shape a sampler holds, itself or in a list, a tuple, a deque or a dict of it."""
-    found = set()
-    for value in vars(sampler).values():
-        values = (
-            value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, deque)) else [value]
-        )
-        found |= {id(held) for held in values if isinstance(held, Tensor) and held.shape == x.shape}
-    return found
+                x = process.forward_step(x, process.transition(ends[there], ends[here]), randn_like(x))
+                step = self.begin(denoiser, y, randn_like)

@@ -3,51 +3,87 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from ddpm_lab.diffusion.coefficients import Transition, times_of, transitions_of
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.guidance import Guided
-from ddpm_lab.diffusion.process import Process
+from ddpm_lab.diffusion.process import GaussianPath
 from ddpm_lab.errors import UserError, brief
-from ddpm_lab.samplers.spacings import Spacing, pairs, walked
+from ddpm_lab.samplers.spacings import Spacing, explicit, spaced
 
 RandnLike = Callable[[Tensor], Tensor]
+Step = Callable[[Tensor, Transition], Tensor]  # x_t [B, C, H, W], and what is known of t and s -> x_s
 MOST_AT_START = 0.1  # spacings that end one stride below T leave less, unless their strides are long
 
 
 class Sampler(ABC):
-    """Walks x [B, C, H, W] down `steps` timesteps; keeps no state, and takes its randomness as an argument.
+    """Walks x [B, C, H, W] down some times; keeps no state, and takes its randomness as an argument.
 
-    steps: how many, all T if None. spacing: which, see samplers/spacings.py. clip: clamp every estimate of x_0 to [-1, 1].
+    A new one is its `begin`: what a step does, and in its variables what a walk remembers.
+
+    steps: how many, all T if None. spacing: which, see samplers/spacings.py. times: the ascending times themselves, instead.
+    clip: clamp every estimate of x_0 to [-1, 1].
     """
 
-    def __init__(self, steps: int | None = None, spacing: Spacing = "uniform", clip: bool = True) -> None:
+    calls_per_step = 1  # network calls of a step to s > 0; one to the image makes one
+
+    def __init__(
+        self,
+        steps: int | None = None,
+        spacing: Spacing = "uniform",
+        clip: bool = True,
+        times: Sequence[float] | None = None,
+    ) -> None:
         self.steps = steps
         self.spacing = spacing
         self.clip = clip
+        self.given_times = times
 
-    def timesteps(self, T: int) -> list[int]:
-        """The ascending timesteps that a walk visits, one network call each. Raises ValueError if T has too few."""
-        return walked(T, self.steps, self.spacing)
+    @property
+    def deterministic(self) -> bool:
+        """Whether an image follows from its first noise alone."""
+        return False
 
-    def stages(self, T: int, start: int | None = None) -> list[int]:
-        """The ascending timesteps of a walk that starts at `start`, one of `timesteps`; all of them if None.
+    def times(self, process: GaussianPath) -> list[float]:
+        """The ascending times that a walk visits, integers or reals. Raises ValueError if the process has too few."""
+        if self.given_times is not None:
+            return explicit(process, self.given_times, self.steps)
+        return spaced(process, self.steps, self.spacing)
+
+    def calls(self, process: GaussianPath) -> int:
+        """How often a whole walk asks the network."""
+        return self.calls_per_step * (len(self.times(process)) - 1) + 1
+
+    def course(self, process: GaussianPath, start: float | None = None) -> list[Transition]:
+        """The steps of a walk that sets out at `start`, one of `times`; the last if None.
 
         Raises ValueError for a start where no step of the walk begins; `nearest` finds one.
         """
-        chosen = self.timesteps(T)
-        if start is not None and start not in chosen:
-            raise UserError(
-                f"a walk of {len(chosen)} steps has none that starts at t={start}; near it: {self.nearest(T, start)}"
-            )
-        return chosen if start is None else chosen[: chosen.index(start) + 1]
+        chosen = self.times(process)
+        if start is not None:
+            if start not in chosen:
+                raise UserError(
+                    f"a walk of {len(chosen)} steps has none that starts at t={start}; near it: {self.nearest(process, start)}"
+                )
+            chosen = chosen[: chosen.index(start) + 1]
+        down = times_of([0, *chosen]).flip(0)
+        t, s, previous = down[:-1], down[1:], torch.cat([down[:1] + 1, down[:-2]])
+        return transitions_of(process.transition(t, s, previous))
 
-    def nearest(self, T: int, t: float) -> int:
-        """The timestep of the walk, or 0 for the image itself, that is nearest to t."""
-        return min([0, *self.timesteps(T)], key=lambda stage: abs(stage - t))
+    def nearest(self, process: GaussianPath, t: float) -> float:
+        """The time of the walk, or 0 for the image itself, that is nearest to t."""
+        return min([0, *self.times(process)], key=lambda time: abs(time - t))
+
+    @abstractmethod
+    def begin(self, denoiser: Denoiser, y: Tensor | None, randn_like: RandnLike) -> Step:
+        """What takes the steps of one walk, each from the last one's end; what it remembers of them is its own.
+
+        It is called without gradients, and draws noise only where that is used. A walk that goes back up begins anew.
+        """
 
     @torch.no_grad()
     def walk(
@@ -57,34 +93,16 @@ class Sampler(ABC):
         y: Tensor | None = None,
         randn_like: RandnLike = torch.randn_like,
         *,
-        start: int | None = None,
-    ) -> Iterator[Tensor]:
-        """Yield x after every step, the image last. x: standard normal; y: labels [B] or None.
+        start: float | None = None,
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Yield (s, x_s) after every step, the image at s = 0 last. x: standard normal; y: labels [B] or None.
 
-        start: a timestep of the walk to set out from, where x is x_start; None: the last, as all walks do that begin
-        in noise.
+        start: a time of the walk to set out from, where x is x_start; None: the last, as all walks do that begin in noise.
         """
-        above = None
-        for t, s in pairs(self.stages(denoiser.process.T, start)):
-            x = self.move(denoiser, x, y, t, s, above, randn_like)
-            yield x
-            above = t
-
-    @abstractmethod
-    def move(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        y: Tensor | None,
-        t: int,
-        s: int,
-        above: int | None,
-        randn_like: RandnLike,
-    ) -> Tensor:
-        """x_s from x = x_t, s < t, by one network call; noise is drawn only where it is used. Called without gradients.
-
-        above: the stage of the walk before t, None for its first; see Process.log_variance_bounds.
-        """
+        step = self.begin(denoiser, y, randn_like)
+        for transition in self.course(denoiser.process, start):
+            x = step(x, transition)
+            yield transition.s.t.item(), x
 
     def __call__(
         self,
@@ -93,26 +111,26 @@ class Sampler(ABC):
         y: Tensor | None = None,
         randn_like: RandnLike = torch.randn_like,
         *,
-        start: int | None = None,
+        start: float | None = None,
     ) -> Tensor:
         """Return the image that the walk ends with."""
         image = x
-        for image in self.walk(denoiser, x, y, randn_like, start=start):  # noqa: B007 (keeps one x alive, not all)
+        for _, image in self.walk(denoiser, x, y, randn_like, start=start):  # noqa: B007 (keeps one x alive, not all)
             pass
         return image
 
 
-def start_signal(sampler: Sampler, process: Process) -> float:
+def start_signal(sampler: Sampler, process: GaussianPath) -> float:
     """sqrt(alpha_bar_t) where walks of the sampler start: how much of an image should be in what they start from."""
-    return process.alpha_bar_at(sampler.timesteps(process.T)[-1]) ** 0.5
+    return process.at(times_of([sampler.times(process)[-1]])).signal.item()
 
 
 def check_guidance(sampler: Sampler, denoiser: Denoiser) -> str | None:
     """A sentence about a guidance that acts at no timestep of the sampler's walks."""
-    visited = sampler.timesteps(denoiser.process.T)
+    visited = sampler.times(denoiser.process)
     inside: object = denoiser
     while isinstance(inside, Guided):
-        if not inside.acts_at(torch.tensor(visited)).any():
+        if not inside.acts_at(times_of(visited)).any():
             return (
                 f"{type(inside).__name__} acts at none of the {len(visited)} timesteps {brief(visited)} that a walk of "
                 f"{type(sampler).__name__} visits, and the images are those without it: take another guidance.interval or "
@@ -122,12 +140,12 @@ def check_guidance(sampler: Sampler, denoiser: Denoiser) -> str | None:
     return None
 
 
-def check_start(sampler: Sampler, process: Process) -> str | None:
+def check_start(sampler: Sampler, process: GaussianPath) -> str | None:
     """A sentence about a sampler whose walks start where an image should be left, beyond what the schedule leaves at T."""
-    t, signal = sampler.timesteps(process.T)[-1], start_signal(sampler, process)
-    if signal - process.alpha_bar_at(process.T) ** 0.5 <= MOST_AT_START:
+    t, signal = sampler.times(process)[-1], start_signal(sampler, process)
+    if signal - process.at(times_of([process.T])).signal.item() <= MOST_AT_START:
         return None
     return (
-        f"the walk of {type(sampler).__name__} starts at t = {t} of T = {process.T}, where sqrt(alpha_bar_t) = {signal:.2g} of "
-        "an image should be left, and gets pure noise there: take sampler.spacing=uniform, or one that ends nearer to T"
+        f"the walk of {type(sampler).__name__} starts at t = {t:g} of T = {process.T}, where sqrt(alpha_bar_t) = {signal:.2g} "
+        "of an image should be left, and gets pure noise there: take sampler.spacing=uniform, or one that ends nearer to T"
     )

@@ -1,6 +1,6 @@
-"""Which timesteps a walk visits: (T, steps) -> ascending timesteps in 1..T.
+"""Which times a walk visits: by number, (T, steps) -> ascending timesteps in 1..T, or by noise, where they are reals.
 
-The public codes count from 0; every rule here adds 1 to theirs.
+The public codes count timesteps from 0; every rule here adds 1 to theirs.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
+from ddpm_lab.diffusion.process import GaussianPath
 from ddpm_lab.errors import UserError, brief
 
 Spacing = str | Sequence[int] | Callable[[int, int], list[int]]
@@ -82,7 +84,7 @@ def timesteps(T: int, steps: int | None, spacing: Spacing) -> list[int]:
             spacing = [int(count) for count in spacing.split(",")]
         except ValueError:
             raise UserError(
-                f"spacing={spacing!r} is none of {', '.join(NAMED)}, nor counts of sections such as '10,15,20'"
+                f"spacing={spacing!r} is none of {', '.join([*NAMED, *BY_NOISE])}, nor counts of sections such as '10,15,20'"
             ) from None
     if isinstance(spacing, Sequence) and not isinstance(spacing, str):
         chosen = sections(T, spacing)
@@ -110,12 +112,65 @@ def timesteps(T: int, steps: int | None, spacing: Spacing) -> list[int]:
     return chosen
 
 
-def walked(T: int, steps: int | None, spacing: Spacing) -> list[int]:
-    """`timesteps` of a chain that begins in noise: a single one, by any rule with a name, is T.
+def spaced(process: GaussianPath, steps: int | None, spacing: Spacing) -> list[float]:
+    """The ascending times of a walk that begins in noise, by step number as `timesteps`, or by how noisy they are.
 
-    The public code takes t = 1 there, as it does the first of any section of one, and returns the noise that it was given.
+    A single step, by any rule with a name, is from T: the public code takes t = 1 there, as it does the first of any section
+    of one, and returns the noise that it was given.
     """
-    return [T] if steps == 1 and isinstance(spacing, str) and spacing in NAMED else timesteps(T, steps, spacing)
+    if isinstance(spacing, str) and steps == 1 and spacing in {**NAMED, **BY_NOISE}:
+        return [process.T]
+    if isinstance(spacing, str) and spacing in BY_NOISE:
+        return _by_noise(process, steps, spacing)
+    return list(timesteps(process.T, steps, spacing))  # type: ignore[arg-type]
+
+
+def explicit(process: GaussianPath, times: Sequence[float], steps: int | None) -> list[float]:
+    """The times themselves. Raises ValueError unless they ascend within the process, and are `steps` if that is given."""
+    found = list(times)
+    numbers = all(isinstance(t, (int, float)) and not isinstance(t, bool) for t in found)
+    if not found or not numbers or found != sorted(set(found)) or not 1 <= found[0] <= found[-1] <= process.T:
+        raise UserError(
+            f"sampler.times={brief(found)} must be ascending, different numbers from 1 to T={process.T}, the last where the "
+            "walk starts"
+        )
+    if steps not in (None, len(found)):
+        raise UserError(f"sampler.times has {len(found)} times, but steps={steps}: set steps={len(found)} or null")
+    return found
+
+
+def karras(lowest: Tensor, highest: Tensor, fraction: Tensor, rho: float = 7.0) -> Tensor:
+    """log SNRs whose sigma = exp(-log SNR / 2) to the power 1 / rho is even (Karras et al. 2022, arXiv 2206.00364, eq. 5)."""
+    ends = [torch.exp(-end / 2) ** (1 / rho) for end in (highest, lowest)]
+    return -2 * torch.log((ends[0] + fraction * (ends[1] - ends[0])) ** rho)
+
+
+def log_snr(lowest: Tensor, highest: Tensor, fraction: Tensor) -> Tensor:
+    """Evenly spaced log SNRs (Lu et al. 2022, arXiv 2206.00927)."""
+    return highest + fraction * (lowest - highest)
+
+
+BY_NOISE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"karras": karras, "log_snr": log_snr}
+
+
+def _by_noise(process: GaussianPath, steps: int | None, spacing: str) -> list[float]:
+    """Reals between the first timestep and T, both of them included, whose noise is spaced by a rule of BY_NOISE."""
+    if steps is None or steps < 2:
+        raise UserError(f"sampler.spacing={spacing} needs sampler.steps=…, how many times there are; got steps={steps}")
+    highest, lowest = (2 * process.at(torch.tensor(t)).half_log_snr.cpu() for t in (1, process.T))
+    if torch.isinf(lowest):
+        raise UserError(
+            f"sampler.spacing={spacing} starts at the noise of T={process.T}, which is infinite in this schedule: take "
+            "sampler.spacing=uniform"
+        )
+    fraction = torch.linspace(0, 1, steps, dtype=torch.float64)
+    between = process.time_at(BY_NOISE[spacing](lowest, highest, fraction[1:-1])).tolist()
+    found: list[float] = [1.0, *between, float(process.T)]
+    if found != sorted(set(found)):
+        raise UserError(
+            f"sampler.spacing={spacing} has no {steps} different times between 1 and T={process.T}: take fewer steps"
+        )
+    return found
 
 
 def pairs(chosen: Sequence[int]) -> list[tuple[int, int]]:

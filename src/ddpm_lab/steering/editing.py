@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ddpm_lab.diffusion.coefficients import times_of
 from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.generation import settings
-from ddpm_lab.samplers.observed import Observed
 from ddpm_lab.samplers.sampler import Sampler
 from ddpm_lab.seeds import ImageNoise
 from ddpm_lab.steering.interpolation import check_deterministic, encode
@@ -38,12 +38,12 @@ class Edit:
         job.expect(len(self.strengths) * job.n)
         columns, errors, stages = [sources], [], []
         for strength in self.strengths:
-            stage = job.sampler.nearest(job.T, strength * job.T)
-            x = job.samples.denoiser.process.diffuse(sources, torch.full((job.n,), stage), noise)
+            stage = job.sampler.nearest(job.process, strength * job.T)
+            x = job.samples.denoiser.process.diffuse(sources, times_of([stage])[0], noise)
             columns.append(job.walk(x, y, start=stage))
             errors.append(rmse(columns[-1], sources))
             stages.append(stage)
-        names = ["image", *(f"t = {stage}" for stage in stages)]
+        names = ["image", *(f"t = {stage:g}" for stage in stages)]
         images = torch.stack(columns, 1).flatten(0, 1)
         labels = None if y is None else y.repeat_interleave(len(columns))
         means = [error.mean().item() for error in errors]
@@ -57,7 +57,7 @@ class Edit:
                 _rows(job, y if job.labels_given else None),
             ),
             f"{counted(job.n, 'image')} at {counted(len(stages), 'strength')}; difference from the image (RMSE, grey levels): "
-            + ", ".join(f"t = {stage}: {mean:.1f}" for stage, mean in zip(stages, means, strict=True)),
+            + ", ".join(f"t = {stage:g}: {mean:.1f}" for stage, mean in zip(stages, means, strict=True)),
             {"t": stages, "rmse": means},
             {"source": sources},
             error_curve(
@@ -84,7 +84,7 @@ class Invert:
         y = job.labels_of(job.n, of_sources)
         job.expect(len(samplers) * job.n)
         decoded = [
-            job.walk(encode(job, sampler, sources, y), y, sampler=sampler, start=sampler.timesteps(job.T)[-1])
+            job.walk(encode(job, sampler, sources, y), y, sampler=sampler, start=sampler.times(job.process)[-1])
             for sampler in samplers
         ]
         errors = [rmse(images, sources) for images in decoded]
@@ -171,8 +171,8 @@ class Vary:
     def __call__(self, job: Job) -> Outcome:
         """For each of n starts, a row for each t: x_t, and the images."""
         wanted = numbers("task.t", [job.T * k / 4 for k in (4, 3, 2, 1)] if self.t is None else self.t, 1, job.T)
-        all_stages = job.sampler.timesteps(job.T)
-        stages = sorted({max(all_stages[0], job.sampler.nearest(job.T, t)) for t in wanted}, reverse=True)
+        all_stages = job.sampler.times(job.process)
+        stages = sorted({max(all_stages[0], job.sampler.nearest(job.process, t)) for t in wanted}, reverse=True)
         job.tell_start()
         if not job.draws_noise(job.sampler):
             raise UserError(
@@ -199,10 +199,10 @@ class Vary:
                 images,
                 f"images that share x_t: {job.caption}",
                 ["x_t", *["image"] * self.variations],
-                [f"t = {stage}" for stage in stages] * job.n,
+                [f"t = {stage:g}" for stage in stages] * job.n,
             ),
             f"{self.variations} images from each x_t; their standard deviation (grey levels): "
-            + ", ".join(f"t = {stage}: {mean:.1f}" for stage, mean in zip(stages, means, strict=True)),
+            + ", ".join(f"t = {stage:g}: {mean:.1f}" for stage, mean in zip(stages, means, strict=True)),
             {"t": stages, "std": means},
             {},
             error_curve(
@@ -214,23 +214,23 @@ class Vary:
             ),
         )
 
-    def _on_the_way(self, job: Job, stages: list[int], y: Tensor | None) -> list[Tensor]:
+    def _on_the_way(self, job: Job, stages: list[float], y: Tensor | None) -> list[Tensor]:
         """x_t of the n starts at every stage, descending. Raises ValueError for a walk that does not visit them."""
-        device, denoiser = job.samples.device, Observed(job.samples.denoiser)
+        device, whole = job.samples.device, job.sampler.times(job.process)[-1]
         found: dict[float, list[Tensor]] = {stage: [] for stage in stages}
         for first in range(0, job.n, job.batch_size):
             rows = slice(first, min(first + job.batch_size, job.n))
             noise = ImageNoise(job.samples.seed, range(job.n)[rows], device)
             x_T = noise.normal(*job.samples.shape)
-            passed: dict[float, Tensor] = {}
-            for _ in job.sampler.walk(denoiser, x_T, None if y is None else y[rows].to(device), noise):
-                if denoiser.t in found and denoiser.first is not None:
-                    passed[denoiser.t] = denoiser.first[0].cpu()
-                denoiser.first = None
+            passed = {whole: x_T.cpu()} if whole in found else {}
+            walk = job.sampler.walk(job.samples.denoiser, x_T, None if y is None else y[rows].to(device), noise)
+            for s, x_s in walk if len(passed) < len(stages) else ():
+                if s in found:
+                    passed[s] = x_s.cpu()
                 if len(passed) == len(stages):
                     break
             if len(passed) < len(stages):
-                missed = ", ".join(f"t={stage}" for stage in stages if stage not in passed)
+                missed = ", ".join(f"t={stage:g}" for stage in stages if stage not in passed)
                 raise UserError(
                     f"the walk of {type(job.sampler).__name__} never stood at {missed}, where images were to part"
                 )
@@ -249,7 +249,7 @@ def _ladder(job: Job, steps: list[int], task: str, encodes: bool) -> list[Sample
     for wanted in steps:
         sampler = copy.copy(job.sampler)
         sampler.steps = wanted
-        found = len(sampler.timesteps(job.T))
+        found = len(sampler.times(job.process))
         if found != wanted:
             raise UserError(
                 f"task={task} walks in many numbers of steps, and {name} takes {found} where {wanted} are asked for"

@@ -38,7 +38,7 @@ class Inpaint:
         sampler = job.sampler
         if self.resamples > 1:
             sampler = RePaint(sampler, self.jump_length, self.resamples)
-            sampler.places(len(sampler.timesteps(job.T)))  # says so if the walk is too short for its jumps
+            sampler.places(len(sampler.times(job.process)))  # says so if the walk is too short for its jumps
         sources, of_sources = job.sources(job.n)
         labels = job.labels_of(job.n, of_sources)
         known = sources.repeat_interleave(self.fillings, 0)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddpm_lab.diffusion.coefficients import times_of
 from ddpm_lab.errors import UserError
 from ddpm_lab.samplers.interpolation import slerp
 from ddpm_lab.samplers.sampler import Sampler
@@ -57,13 +58,13 @@ class Interpolate:
         noise = job.noise(*range(job.n))
         rows = []
         for stage in stages:
-            t = torch.full((job.n,), stage)
+            t = times_of([stage])[0]
             x, x_ = (job.samples.denoiser.process.diffuse(image, t, noise) for image in (first, second))
             mixed = [job.walk((1 - fraction) * x + fraction * x_, labels, start=stage) for fraction in self.fractions]
             rows.append(torch.stack([first, *mixed, second], 1))  # [n, columns, C, H, W]
         grid = torch.stack(rows, 1)  # [n, depths, columns, C, H, W]
         names = ["source", *captions(self.fractions), "source"]
-        beside = [f"t = {stage}" for stage in stages] * job.n
+        beside = [f"t = {stage:g}" for stage in stages] * job.n
         return _outcome(job, grid, labels, names, beside, "mixed at depth t, lambda from 0 to 1", len(stages))
 
 
@@ -90,7 +91,7 @@ class InterpolateLatents:
         if self.encode:
             ends = pairs_of_sources(job)
             latents = [encode(job, sampler, image, labels) for image in ends]
-            start = sampler.timesteps(job.T)[-1]  # wherever that is
+            start = sampler.times(job.process)[-1]  # wherever that is
         else:
             latents = [job.noise(*range(k, 2 * job.n, 2)) for k in (0, 1)]
         job.expect(len(self.fractions) * job.n)
@@ -125,11 +126,11 @@ def encode(job: Job, sampler: Any, images: Tensor, labels: Tensor | None) -> Ten
     return torch.cat(done)
 
 
-def _stages(job: Job, depths: Sequence[float] | float | None) -> list[int]:
+def _stages(job: Job, depths: Sequence[float] | float | None) -> list[float]:
     if depths is None:
         depths = [k * job.T / 8 for k in range(9)]
     depths = numbers("task.t", depths, 0, job.T)
-    return list(dict.fromkeys(job.sampler.nearest(job.T, t) for t in depths))
+    return list(dict.fromkeys(job.sampler.nearest(job.process, t) for t in depths))
 
 
 def _outcome(

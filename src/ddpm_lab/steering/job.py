@@ -14,11 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ddpm_lab.diffusion.denoiser import Denoiser
+from ddpm_lab.diffusion.process import GaussianPath
 from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.generation import Samples
 from ddpm_lab.pictures import FRAME, captioned, grid
-from ddpm_lab.samplers.ddim import DDIM
-from ddpm_lab.samplers.observed import Observed
 from ddpm_lab.samplers.sampler import Sampler, check_guidance, check_start
 from ddpm_lab.seeds import ImageNoise
 from ddpm_lab.wording import counted
@@ -63,9 +62,14 @@ class Job:
     told: set[str] = field(default_factory=set)
 
     @property
+    def process(self) -> GaussianPath:
+        """The model's."""
+        return self.samples.denoiser.process
+
+    @property
     def T(self) -> int:  # noqa: N802
         """Timesteps of the process."""
-        return self.samples.denoiser.process.T
+        return int(self.process.T)
 
     @property
     def caption(self) -> str:
@@ -117,12 +121,12 @@ class Job:
     @torch.no_grad()
     def draws_noise(self, sampler: Sampler) -> bool:
         """Whether two walks of the sampler from one x_T part, by more than rounding."""
-        if type(sampler) is DDIM and sampler.eta == 0:
+        if sampler.deterministic:
             return False
         x = self.noise(0).expand(2, *self.samples.shape).contiguous().to(self.samples.device)
         y = self.samples.labels([0, 0])
         noise = ImageNoise(self.samples.seed, [0, 1], self.samples.device)
-        for x_s in sampler.walk(self.samples.denoiser, x, None if y is None else y.to(x.device), noise):
+        for _, x_s in sampler.walk(self.samples.denoiser, x, None if y is None else y.to(x.device), noise):
             if not (x_s[0] - x_s[1]).abs().max() <= ROUNDING:
                 return True
         return False
@@ -135,7 +139,7 @@ class Job:
         numbers: Sequence[int] | None = None,
         *,
         sampler: Sampler | None = None,
-        start: int | None = None,
+        start: float | None = None,
         around: Callable[[Denoiser, slice], Denoiser] = lambda denoiser, rows: denoiser,
     ) -> Tensor:
         """The images that walks end with, [m, C, H, W] on the CPU, batch by batch.
@@ -156,15 +160,16 @@ class Job:
             rows = slice(first, first + self.batch_size)
             noise = ImageNoise(self.samples.seed, numbers[rows], device)
             noise(x[rows].to(device))  # its first is what images start from
-            denoiser = Observed(around(self.samples.denoiser, rows))
             labels = None if y is None else y[rows].to(device)
-            done.append(sampler(denoiser, x[rows].to(device), labels, noise, start=start).cpu())
-            if start not in (None, denoiser.t):
-                raise UserError(
-                    f"a walk of {type(sampler).__name__} was to set out from t={start} and set out from t={denoiser.t}: this "
-                    "task needs a sampler that starts where it is told, such as ddim or ancestral"
-                )
-            self.bar.update(len(done[-1]))
+            denoiser, image = around(self.samples.denoiser, rows), x[rows].to(device)
+            for s, image in sampler.walk(denoiser, image, labels, noise, start=start):  # noqa: B007, B020 (keeps one x alive)
+                if start is not None and s >= start:
+                    raise UserError(
+                        f"a walk of {type(sampler).__name__} was to set out from t={start:g} and came to t={s:g}: this task "
+                        "needs a sampler that starts where it is told, such as ddim or ancestral"
+                    )
+            done.append(image.cpu())
+            self.bar.update(len(image))
         return torch.cat(done)
 
     def expect(self, images: int) -> None:

@@ -18,7 +18,7 @@ METHODS = {
     "prediction": ("diffusion/predictions.py", ["target", "x_0", "scale"]),
     "variance": ("diffusion/variances.py", ["heads", "log_variance", "variance"]),
     "timestep_sampler": ("diffusion/timesteps.py", ["draw", "update", "probabilities"]),
-    "sampler": ("samplers/sampler.py", ["timesteps", "walk"]),
+    "sampler": ("samplers/sampler.py", ["times", "calls", "deterministic", "walk"]),
 }
 
 

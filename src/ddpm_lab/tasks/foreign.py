@@ -236,7 +236,7 @@ def _looks_like(path: Path) -> str:
 def _run(path: Path, published: str | None, weights: str | int) -> Foreign:
     config, model, step = load_any(str(path), weights)
     data = config.data
-    betas = model.process.beta(torch.arange(1, model.process.T + 1), torch.arange(model.process.T))
+    betas = model.process.transition(torch.arange(1, model.process.T + 1), torch.arange(model.process.T)).beta
     scheduled = null_label = None
     classes = data.num_classes
     if config.task.name == "diffusion":

@@ -113,7 +113,7 @@ def _module(config: DictConfig, denoiser: Denoiser, objective: object, **options
 
     timesteps = instantiate(config.timestep_sampler, T=denoiser.process.T)
     contracts.check_network(denoiser)
-    contracts.check_timesteps(timesteps, denoiser.process.T)
+    contracts.check_timesteps(timesteps, int(denoiser.process.T))
     module = Diffusion(
         denoiser,
         objective,  # type: ignore[arg-type]
