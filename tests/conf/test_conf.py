@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ddpm_lab import searchpath
+from ddpm_lab.diffusion.process import Process
 from ddpm_lab.tasks.building import build_module
 
 ROOT = Path(__file__).parents[2]
@@ -150,7 +151,7 @@ def test_every_recipe_is_a_model(recipe: str) -> None:
     objective.check(variance)
     T = len(instantiate(config.schedule))
     assert instantiate(config.timestep_sampler, T=T).probabilities().shape == (T,)
-    assert instantiate(config.sampler).timesteps(T)[-1] <= T
+    assert instantiate(config.sampler).times(Process(instantiate(config.schedule)))[-1] <= T
     channels = config.data.channels
     with torch.device("meta"):
         network = instantiate(

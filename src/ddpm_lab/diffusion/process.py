@@ -156,7 +156,9 @@ class Process(GaussianPath):
 
     def same_as(self, other: GaussianPath) -> bool:
         """Whether both make the same noise at every timestep, up to rounding of tables that travelled."""
-        return isinstance(other, Process) and self.T == other.T and torch.allclose(self.alpha_bar.cpu(), other.alpha_bar.cpu(), rtol=1e-9, atol=1e-12)
+        if not isinstance(other, Process) or self.T != other.T:
+            return False
+        return torch.allclose(self.alpha_bar.cpu(), other.alpha_bar.cpu(), rtol=1e-9, atol=1e-12)
 
     def alpha_bar_at(self, t: Tensor) -> Tensor:
         """alpha_bar_t; of an integer the table's, bit for bit."""
