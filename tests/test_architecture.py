@@ -20,12 +20,12 @@ DOORS = ("train.py", "sample.py", "evaluate.py", "report.py", "convert.py")
 LEAVES = {"seeds", "parts", "pixels", "pictures", "wording", "provenance"}
 MAY_IMPORT = {
     "diffusion": set(),
-    "samplers": {"diffusion", "seeds"},
+    "samplers": {"diffusion", "seeds", "wording"},
     "networks": set(),
     "training": {"diffusion", "samplers", "seeds"},
     "metrics": {"ranks", "pixels", "parts"},
     "evaluation": {"metrics", "diffusion", "samplers", "ranks", "runs", *LEAVES},
-    "steering": {"evaluation", "diffusion", "samplers", *LEAVES},
+    "steering": {"evaluation", "diffusion", "samplers", "data", *LEAVES},
     "callbacks": {"training", "evaluation", "metrics", "diffusion", "samplers", "runs", "dashboards", *LEAVES},
     "data": {"pixels", "parts"},
     "checkpoints": {"networks", "diffusion"},

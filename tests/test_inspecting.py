@@ -64,7 +64,7 @@ def test_in_full_every_image_is_looked_at(tmp_path: Path, capsys: pytest.Capture
 def test_in_short_what_is_wrong_is_a_warning(tmp_path: Path) -> None:
     config = composed(icons(tmp_path / "icons"), first=4)
     said = briefly(instantiate(config.data))
-    assert "30 training (of which data.first=4 are trained on) and 11 test images" in said
+    assert "30 training (of which 4 are trained on, data.first) and 11 test images" in said
     assert re.search(r"classes 2, training \+ test: cat \(20 \+ 8\), dog \(10 \+ 3\); sizes 16x16; modes RGBA 2", said)
     assert re.search(r"warning: images that cannot be read, at which training stops: \S*/32\.png", said)
 

@@ -119,7 +119,11 @@ def test_damage_is_told(shards):
             member.size = len(content)
             shard.addfile(member, io.BytesIO(content))
     with pytest.raises(ValueError, match=r"train-001\.tar: a\.cls has a class that is no number \('cat'\)"):
-        read(shards)
+        read(shards, num_classes=10)
+    assert len(read(shards)) > 1  # where no classes are meant, nothing is asked of them
+    for pattern in (f"{shards}/train-*.tar", ""):
+        with pytest.raises(ValueError, match=r"named by a pattern below data\.dataset\.root, such as"):
+            read(shards, pattern)
     (shards / "train-001.tar").write_bytes(whole)
     images = read(shards)
     broken = bytearray(whole)
@@ -172,7 +176,7 @@ def test_a_name_may_come_again_in_another_shard(tmp_path):
         root = write(tmp_path / f"train-{k}.tar", {"a.png": k, "b.png": 2 + k})
     images = read(root)
     assert found(images) == [(0, 0), (2, 0), (1, 0), (3, 0)]
-    assert images.notes == ("names of samples that are in several shards are each read: 2",)
+    assert images.notes == ("samples of one name in several shards, each of them read: 2",)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from ddpm_lab.evaluation.metric_curves import metric_curves, points
 
 
 def job(sampler: str, steps: int, fid: float, seed: int = 0, eta: float | None = None, **others: Any) -> dict[str, Any]:
-    beside = {"sampler": sampler, "steps": steps, "eta": eta, "seed": seed, "n": 1000, "commit": "abc", **others}
+    walked = {"sampler": sampler, "steps": steps, "calls": steps, "start_signal": 1 / steps}
+    beside = {**walked, "eta": eta, "seed": seed, "n": 1000, "commit": "abc", **others}
     kid = {"kid1k": fid / 100, "kid1k_std": 0.1, "kid1k_protocol": {**beside, "subset_size": 1000}}
     return {"fid1k": fid, "fid1k_protocol": beside, **kid, "seconds_of_1000_images": {"images": 3.0}}
 

@@ -73,7 +73,13 @@ def test_numbers_of_different_protocols_are_not_compared(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("key", "compared"), [("schedule.T", True), ("sampler", True), ("lr", False)])
 def test_sampling_may_differ_where_the_sweep_varies_it(key: str, compared: bool) -> None:
-    jobs = [Job({key: str(k)}, {"fid": 1.0, "fid_protocol": {"sampler": "DDIM", "steps": k}}) for k in (10, 20)]
+    jobs = [
+        Job(
+            {key: str(k)},
+            {"fid": 1.0, "fid_protocol": {"sampler": "DDIM", "steps": k, "calls": k, "start_signal": 1 / k}},
+        )
+        for k in (10, 20)
+    ]
     assert len(rows(jobs, None)) == (2 if compared else 0)
 
 
@@ -81,7 +87,7 @@ def test_curves(tmp_path: Path) -> None:
     scalars = tmp_path / "scalars.csv"
     with pytest.raises(ValueError, match="holds no scalar yet"):
         run_curves(scalars, tmp_path, None)
-    scalars.write_text("step,name,value\n1,train/loss,2.0\n2,train/loss,1.0\n2,train/loss_q0,1.0\n2,val/lo")
+    scalars.write_text("step,name,value\n1,train/loss,2.0\n2,train/loss,1.0\n2,train/loss_q0,1.0\n2,val/loss,1e-")
     assert width(run_curves(scalars, tmp_path, None)) > 300
     with pytest.raises(ValueError, match="holds no fid; it holds train/loss, train/loss_q0"):
         run_curves(scalars, tmp_path, ["fid"])

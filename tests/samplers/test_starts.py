@@ -67,10 +67,13 @@ def test_a_walk_that_meets_no_guidance_says_so() -> None:
     never = ClassifierFree(inner, 3, 2.0, interval=(40, 60))
     said = check_guidance(DDIM(4), never)
     assert said is not None
-    assert said.startswith("ClassifierFree acts at none of the 4 timesteps [1, 34, 67, 100] that a walk of DDIM visits")
+    assert said.startswith("ClassifierFree acts at none of the 4 times [1, 34, 67, 100] that a walk of DDIM visits")
     assert check_guidance(DDIM(5), never) is None  # 50 or 51
     assert check_guidance(DDIM(4), ClassifierFree(inner, 3, 2.0)) is None
     assert check_guidance(DDIM(4), inner) is None
+    late = ClassifierFree(inner, 3, 2.0, interval=(90, 100))
+    assert check_guidance(DDIM(4), late) is None
+    assert "acts at none of the 2 times [1, 34]" in (check_guidance(DDIM(4), late, start=34) or "")
     faint = ClassifierGuided(never, lambda x, t, y: x.flatten(1).sum(1), 1.0, min_alpha_bar=0.99999)
     mask = torch.ones(1, 1, 3, 3, dtype=torch.bool)
     outside: Denoiser = Inpainted(faint, randn(1, 2, 3, 3), mask)

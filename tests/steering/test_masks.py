@@ -35,6 +35,16 @@ def test_bright_pixels_of_a_file_are_known(tmp_path: Path) -> None:
     assert torch.equal(mask, torch.from_numpy(pixels > 0))
 
 
+def test_a_mask_is_read_as_images_are(tmp_path: Path) -> None:
+    deep = np.zeros((6, 8), np.uint16)
+    deep[:, 2:] = 3000  # of 65535: dark
+    deep[:, 5:] = 60000
+    assert read_mask(save(tmp_path / "deep.png", deep), 6, 8, 0).sum(1).tolist() == [3] * 6
+    clear = np.full((6, 8, 4), 255, np.uint8)
+    clear[:, :5, 3] = 0  # white that nobody sees
+    assert read_mask(save(tmp_path / "clear.png", clear), 6, 8, 0).sum(1).tolist() == [3] * 6
+
+
 def test_masks_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"task\.mask=midle is none of half, centre"):
         read_mask("midle", 8, 8, 0)

@@ -60,8 +60,7 @@ def decode(file: str | Path | IO[bytes], name: str, channels: int, background: B
     """Read one image as it is meant to be seen, as grey (1 channel), RGB (3), or either with its alpha (2 and 4).
 
     Grey is spread to RGB and RGB is averaged to grey as asked. Without alpha, transparent pixels are composited over the
-    background. EXIF's orientation is applied. Sixteen bits become eight by
-    round(v * 255 / 65535). Other colour spaces are
+    background. EXIF's orientation is applied. Sixteen bits become eight by round(v * 255 / 65535). Other colour spaces are
     converted as Pillow does, without their ICC profiles; of an animation it is the first picture.
 
     Args:

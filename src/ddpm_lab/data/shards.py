@@ -141,7 +141,12 @@ def webdataset(
 
     """
     pattern = train if is_train(split) else test
-    paths = sorted(Path(root).glob(pattern))
+    try:
+        paths = sorted(Path(root).glob(pattern))
+    except (NotImplementedError, ValueError):  # of a pattern from the file system's root, or of none
+        raise UserError(
+            f"Shards are named by a pattern below data.dataset.root, such as train-*.tar; got {pattern!r}."
+        ) from None
     if not paths:
         raise NoSuchFileError(
             f"No shard {pattern} in {Path(root).resolve()}: name the folder with data.dataset.root=… and the shards with "
@@ -182,7 +187,7 @@ def _index(paths: Sequence[Path], cache: Path, wanted: Wanted) -> Index:
         "samples without an image are passed over": sum(shard.without_image for shard in shards),
         "hidden members are passed over": sum(shard.hidden for shard in shards),
         "links in shards are passed over": sum(shard.links for shard in shards),
-        "names of samples that are in several shards are each read": len(keys) - len(set(keys)),
+        "samples of one name in several shards, each of them read": len(keys) - len(set(keys)),
         "dots before a number are part of the sample's name": sum(shard.dotted for shard in shards),
     }
     notes = tuple(f"{what}: {n:,}" for what, n in counts.items() if n)
@@ -288,7 +293,8 @@ class _Shard:
             text = shard.extractfile(members[ending]).read()  # type: ignore[union-attr]
             where = f"{self.path}: {key}.{ending}"
             if kind != "json":
-                return _whole(text.decode(errors="replace").strip(), where)
+                word = text.decode(errors="replace").strip()
+                return _whole(word, where) if wanted.labelled or word.isdigit() else None
             try:
                 content = json.loads(text)
             except ValueError as error:

@@ -192,6 +192,7 @@ def protocol_of_reference(extractor: Extractor, reference: Statistics, batch_siz
         "reference": split,
         "reference_n": reference.n or None,
         "reference_images": images_of(reference),
+        "reference_sha256": about.get("images_sha256"),
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
         "resize": extractor.resize,

@@ -13,11 +13,20 @@ from ddpm_lab.evaluation.protocols import Protocol, differences, refusal
 # What metrics are drawn against, the first that varies: key of the protocol -> name of the axis.
 AXES = {"steps": "sampling steps", "guidance.scale": "guidance scale"}
 # What may differ beside it between two points of one line.
-ALONG = {"seed", "commit", "packages"}
+ALONG = {"seed", "commit", "packages", "calls", "start_signal"}
 # In what the points of one metric may not differ; any other difference of their protocols makes another line.
 FIXED = {
     *("n", "samples", "features", "reference_features", "of", "subsets", "subset_size", "splits", "neighbours"),
-    *("reference", "reference_n", "reference_images", "extractor", "extractor_sha256", "resize", "transparent"),
+    *(
+        "reference",
+        "reference_n",
+        "reference_images",
+        "reference_sha256",
+        "extractor",
+        "extractor_sha256",
+        "resize",
+        "transparent",
+    ),
 }
 
 

@@ -26,10 +26,10 @@ def run_curves(scalars: Path, folder: Path, names: Sequence[str] | None) -> Path
     """
     curves: dict[str, Curve] = {}
     if scalars.is_file():
-        with scalars.open(newline="") as file:
-            for row in list(csv.reader(file))[1:]:
-                if len(row) == 3:  # a run that was killed may have written half a line
-                    curves.setdefault(row[1], []).append((int(row[0]), float(row[2])))
+        # A run that was killed may have written half a line.
+        whole = scalars.read_text().rpartition("\n")[0]
+        for step, name, value in list(csv.reader(whole.splitlines()))[1:]:
+            curves.setdefault(name, []).append((int(step), float(value)))
     known = sorted(curves)
     for name in names or ():
         if name not in curves:

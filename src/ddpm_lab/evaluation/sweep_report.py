@@ -15,7 +15,7 @@ from ddpm_lab.evaluation.protocols import OF_THE_MODEL, differences, protocol_of
 
 OF_THE_PLACE = ("resume", "skip_finished", "data_root", "cache", "threads", "logger")  # they change no number
 # How images are drawn may differ, too, where the sweep varies an option with such a word in it.
-DRAWN = {"sampler", "eta", "spacing", "clip", "steps"}
+DRAWN = {"sampler", "eta", "spacing", "given_times", "clip", "steps", "calls", "start_signal"}
 VARIES_IT = {"sampler", "final_sampler", "schedule"}
 
 

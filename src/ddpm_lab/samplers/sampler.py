@@ -14,6 +14,7 @@ from ddpm_lab.diffusion.guidance import Guided
 from ddpm_lab.diffusion.process import GaussianPath
 from ddpm_lab.errors import UserError, brief
 from ddpm_lab.samplers.spacings import Spacing, explicit, spaced
+from ddpm_lab.wording import counted
 
 RandnLike = Callable[[Tensor], Tensor]
 Step = Callable[[Tensor, Transition], Tensor]  # x_t [B, C, H, W], and what is known of t and s -> x_s
@@ -125,14 +126,14 @@ def start_signal(sampler: Sampler, process: GaussianPath) -> float:
     return process.at(times_of([sampler.times(process)[-1]])).signal.item()
 
 
-def check_guidance(sampler: Sampler, denoiser: Denoiser) -> str | None:
-    """A sentence about a guidance that acts at no timestep of the sampler's walks."""
-    visited = sampler.times(denoiser.process)
+def check_guidance(sampler: Sampler, denoiser: Denoiser, start: float | None = None) -> str | None:
+    """A sentence about a guidance that acts at no time of the sampler's walks from `start`, of whole ones if None."""
+    visited = [t for t in sampler.times(denoiser.process) if start is None or t <= start]
     inside: object = denoiser
     while isinstance(inside, Guided):
         if not inside.acts_at(times_of(visited)).any():
             return (
-                f"{type(inside).__name__} acts at none of the {len(visited)} timesteps {brief(visited)} that a walk of "
+                f"{type(inside).__name__} acts at none of the {counted(len(visited), 'time')} {brief(visited)} that a walk of "
                 f"{type(sampler).__name__} visits, and the images are those without it: take another guidance.interval or "
                 "guidance.min_alpha_bar, or more steps"
             )

@@ -112,11 +112,13 @@ class Job:
 
     def tell_start(self, sampler: Sampler | None = None) -> None:
         """Say once if walks of the sampler, the command line's if None, do not start in noise or meet no guidance."""
-        sampler, denoiser = sampler or self.sampler, self.samples.denoiser
-        for sentence in (check_start(sampler, denoiser.process), check_guidance(sampler, denoiser)):
-            if sentence is not None and sentence not in self.told:
-                self.told.add(sentence)
-                print(f"warning: {sentence}", flush=True)
+        self._tell(check_start(sampler or self.sampler, self.process))
+        self._tell(check_guidance(sampler or self.sampler, self.samples.denoiser))
+
+    def _tell(self, sentence: str | None) -> None:
+        if sentence is not None and sentence not in self.told:
+            self.told.add(sentence)
+            print(f"warning: {sentence}", flush=True)
 
     @torch.no_grad()
     def draws_noise(self, sampler: Sampler) -> bool:
@@ -154,6 +156,8 @@ class Job:
         sampler = sampler or self.sampler
         if start is None:
             self.tell_start(sampler)
+        else:
+            self._tell(check_guidance(sampler, self.samples.denoiser, start))
         numbers = range(len(x)) if numbers is None else numbers
         device, done = self.samples.device, []
         for first in range(0, len(x), self.batch_size):

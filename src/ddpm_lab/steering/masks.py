@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from ddpm_lab.data.decoding import decode
 from ddpm_lab.errors import NoSuchFileError, UserError
 
 
@@ -50,7 +50,7 @@ NAMED: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
 
 
 def read_mask(mask: str, H: int, W: int, seed: int) -> Tensor:
-    """The mask of that name, or of the picture at that path, whose bright pixels (128 and more of 255) are known.
+    """The mask of that name, or of the picture at that path: bright pixels (128 and more of 255) are known, clear ones not.
 
     Raises ValueError for a picture of another size or without both kinds of pixels, FileNotFoundError if there is none.
     """
@@ -61,12 +61,9 @@ def read_mask(mask: str, H: int, W: int, seed: int) -> Tensor:
         if not path.is_file():
             raise NoSuchFileError(f"task.mask={mask} is none of {', '.join(NAMED)}, nor a picture's file")
         try:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("L"))
-        except Exception as error:  # Pillow raises whatever the damage
-            raise UserError(
-                f"task.mask={mask} cannot be read as a picture ({error}); bright pixels are known"
-            ) from error
+            pixels = np.asarray(decode(path, str(path), 1, "black"))
+        except UserError as error:
+            raise UserError(f"task.mask={mask} cannot be read as a picture: {error}") from None
         if pixels.shape != (H, W):
             raise UserError(
                 f"task.mask={mask} has {pixels.shape[0]}x{pixels.shape[1]} pixels and the images {H}x{W}: they must be equal"

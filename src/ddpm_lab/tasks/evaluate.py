@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddpm_lab import ranks, runs
 from ddpm_lab.data.images import read_images, transparent_of
+from ddpm_lab.data.memory import ImageSet
 from ddpm_lab.errors import UserError
 from ddpm_lab.evaluation.generation import Samples, images_of, judge, protocol_of_reference
 from ddpm_lab.evaluation.reference import check_fit, reference_statistics
@@ -21,6 +23,7 @@ from ddpm_lab.folders import shown
 from ddpm_lab.metrics.features import Extractor
 from ddpm_lab.metrics.statistics import Statistics, holds_moments, load_statistics
 from ddpm_lab.parts import named, part
+from ddpm_lab.pixels import WITH_ALPHA
 from ddpm_lab.provenance import origin
 from ddpm_lab.tasks import cautions
 from ddpm_lab.tasks.building import background_of, build_extractor, dataset_of, find_device, set_threads, to_draw
@@ -56,7 +59,9 @@ def evaluate(config: DictConfig) -> float:
             group = None if config.run is None else runs.checked_run(config.run).name
             dashboard(report.folder, options, group, report.numbers(), report.table(), report.pictures)
     numbers = report.numbers()
-    return next((value for name, value in numbers.items() if name.startswith(("fid", "test/bits_per_dim"))), math.nan)
+    return next(
+        (numbers[name] for kind in ("fid", "test/bits_per_dim") for name in numbers if name.startswith(kind)), math.nan
+    )
 
 
 def _evaluate_run(config: DictConfig, report: Report, device: torch.device) -> None:
@@ -134,7 +139,10 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
             "samples=… are compared with a data set or a file: add data=… (such as data=cifar10) or reference=….npz"
         )
     background = background_of(config, config.data)
-    images = read_images(config.samples, background)
+    images = read_images(
+        config.samples, background, alpha=config.data is not None and config.data.channels in WITH_ALPHA
+    )
+    _tell_notes(images)
     n = config.n or len(images)
     if n > len(images):
         raise UserError(f"n={n} images were asked for and samples={config.samples} holds {len(images)}")
@@ -165,6 +173,13 @@ def _evaluate_files(config: DictConfig, report: Report, device: torch.device) ->
     )
 
 
+def _tell_notes(images: ImageSet) -> None:
+    """Say what of a folder was passed over."""
+    for note in getattr(images, "notes", ()):
+        if ranks.first():
+            print(f"note: {note}", flush=True)
+
+
 def _check_nothing_steers(config: DictConfig, advice: str) -> None:
     """Raise ValueError for guidance and labels where no images are drawn."""
     if config.labels is not None or not config.guidance._target_.endswith(".unguided"):
@@ -178,6 +193,8 @@ def _references(
     extractor = build_extractor(config, data, device)
     if config.reference is not None and holds_moments(Path(config.reference)):
         statistics = load_statistics(Path(config.reference))
+        digest = hashlib.sha256(Path(config.reference).read_bytes()).hexdigest()
+        statistics.about.setdefault("file", f"{Path(config.reference).name}, SHA-256 {digest[:12]}")
         about = statistics.about
         if ranks.first() and "images" not in about and about.get("n", 0) < about.get("of", 0):
             print(
@@ -188,7 +205,8 @@ def _references(
     else:
         if config.reference is not None:
             source, split = Path(config.reference).name, "whole"
-            images = read_images(config.reference, background_of(config, data))
+            images = read_images(config.reference, background_of(config, data), alpha=shape[0] in WITH_ALPHA)
+            _tell_notes(images)
         else:
             assert data is not None
             split = config.reference_split

@@ -99,7 +99,7 @@ def _examine(data: DataModule, sets: Sequence[ImageSet], found: list[Split]) -> 
 def _title(data: DataModule, sets: Sequence[ImageSet]) -> str:
     train, test = map(len, sets)
     size = f"{data.image_size}x{data.image_size} {KINDS[data.channels]}"
-    first = "" if data.first is None else f" (of which data.first={data.first} are trained on)"
+    first = "" if data.first is None else f" (of which {min(data.first, train):,} are trained on, data.first)"
     mirror = "; training shows their mirror images too (data.mirror=true)" if data.mirror else ""
     return f"{data.name}: {train:,} training{first} and {test:,} test images, as {size}{mirror}"
 

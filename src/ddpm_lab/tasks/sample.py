@@ -18,7 +18,7 @@ from ddpm_lab.tasks import cautions
 from ddpm_lab.tasks.building import background_of, dataset_of, find_device, set_threads, to_draw
 from ddpm_lab.tasks.contracts import check_methods
 from ddpm_lab.tasks.foreign import load_model, weights_of
-from ddpm_lab.tasks.guiding import chosen_labels, guidance_of, guide, guiding_runs
+from ddpm_lab.tasks.guiding import Steered, chosen_labels, guidance_of, guide, guiding_runs
 from ddpm_lab.tasks.precisions import settle_drawing
 
 
@@ -60,7 +60,7 @@ def sample(config: DictConfig) -> None:
         samples,
         config.n,
         config.batch_size,
-        sources=lambda n: _sources(config, run, n, steered.data, used),
+        sources=lambda n: _sources(config, run, n, steered, used),
         labels_given=config.labels is not None,
         null_label=steered.null_label,
         about=f"{guidance_of(steered.about)}seed {config.seed}, step {step}",
@@ -98,7 +98,7 @@ def sample(config: DictConfig) -> None:
 
 
 def _sources(
-    config: DictConfig, run: DictConfig, n: int, labelled: str, used: list[str]
+    config: DictConfig, run: DictConfig, n: int, steered: Steered, used: list[str]
 ) -> tuple[Tensor, Tensor | None]:
     """n images of config.images, without labels, or of the run's test split, with labels if those are meant.
 
@@ -113,6 +113,8 @@ def _sources(
     else:
         background, name = background_of(config, run.data), f"images={config.images}"
         images = read_images(config.images, background, alpha=run.data.channels in WITH_ALPHA)
+        for note in getattr(images, "notes", ()):
+            print(f"note: {note}", flush=True)
     if n > len(images):
         raise UserError(f"{n} images are needed and {name} has {len(images)}: take a smaller n")
     chosen = part(len(images), n, config.seed)
@@ -130,5 +132,6 @@ def _sources(
             f"{name} has images of (C, H, W) = {tuple(pixels.shape[1:])} and the model makes {wanted}: resize or convert "
             "them first"
         )
-    known = config.images is None and run.data.name == labelled and run.data.num_classes is not None
+    same = run.data.name == steered.data and list(run.data.get("class_names") or ()) == list(steered.class_names)
+    known = config.images is None and same and run.data.num_classes is not None
     return to_float(pixels), labels if known else None

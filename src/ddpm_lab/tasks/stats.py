@@ -36,7 +36,9 @@ def stats(config: DictConfig) -> None:
             return
         if config.out is not None:
             path = Path(config.out)
-            pixels = images.__getitems__(part(len(images), config.n, config.seed))[0].permute(0, 2, 3, 1).numpy()
-            save_statistics(path, statistics, pixels if config.images else None)
+            pixels = None
+            if config.images:
+                pixels = images.__getitems__(part(len(images), config.n, config.seed))[0].permute(0, 2, 3, 1).numpy()
+            save_statistics(path, statistics, pixels)
         chosen = named(len(images), config.n, config.seed, f"{config.split} images of {config.data.name}")
         print(f"statistics of {chosen} by {extractor.name} -> {path}")
