@@ -13,8 +13,8 @@ from tests.golden import Golden
 from tests.networks.randomise import randomised
 
 GOLDEN = Golden("toy_model.npz")
-UNETS = ["idm_uncond", "idm_cond"]
-CLASSIFIERS = ["gd_cls_attention", "gd_cls_adaptive"]
+UNETS = GOLDEN.groups("*/emb_t_int")
+CLASSIFIERS = GOLDEN.groups("*/log_prob_y")
 TIMES = ["t_int", "t_float"]
 
 

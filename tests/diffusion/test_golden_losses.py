@@ -6,6 +6,7 @@ import torch
 from ddpm_lab.diffusion.denoiser import Denoiser
 from ddpm_lab.diffusion.objectives import Hybrid, Simple, Vlb
 from ddpm_lab.diffusion.process import Process
+from ddpm_lab.pixels import to_float
 from tests.golden import Golden
 from tests.golden.replay import PREDICTIONS, SCHEDULES, VARIANCES, Replay
 
@@ -32,10 +33,10 @@ def cases() -> list[tuple[str, str, str, str]]:
 
 @pytest.mark.parametrize(("process_name", "variance", "prediction", "loss"), cases())
 def test_losses(process_name: str, variance: str, prediction: str, loss: str) -> None:
-    schedule, T = process_name.split("_T")
+    schedule, _, T = process_name.rpartition("_T")
     kind = VARIANCES[variance]()
     source = "model_output" if prediction == "EPSILON" else f"model_output_{prediction}"
-    output = GOLDEN[f"{process_name}/{source}"][:, : 3 * kind.heads].requires_grad_()
+    output = GOLDEN[f"{process_name}/{source}"][:, : GOLDEN["x_start"].shape[1] * kind.heads].requires_grad_()
     denoiser = Denoiser(
         Replay(output), Process(SCHEDULES[schedule](int(T))), PREDICTIONS[prediction](), kind, time_scale=1000 / int(T)
     )
@@ -54,9 +55,13 @@ def test_losses(process_name: str, variance: str, prediction: str, loss: str) ->
         GOLDEN.close(grad, f"{key}/grad")
 
 
-@pytest.mark.parametrize("process_name", ["linear_T1000", "cosine_T1000", "linear_T200", "cosine_T200"])
+def test_images_are_scaled_as_there() -> None:
+    assert torch.equal(to_float(GOLDEN["x_start_uint8"]), GOLDEN["x_start"])
+
+
+@pytest.mark.parametrize("process_name", GOLDEN.groups("*/x_t"))
 def test_diffuse_and_posterior_mean(process_name: str) -> None:
-    schedule, T = process_name.split("_T")
+    schedule, _, T = process_name.rpartition("_T")
     process = Process(SCHEDULES[schedule](int(T)))
     t = GOLDEN[f"{process_name}/t"] + 1
     x_t = process.diffuse(GOLDEN["x_start"], t, GOLDEN["noise"])

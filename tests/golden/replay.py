@@ -35,7 +35,7 @@ def denoiser(
     process: Process, variance: str, prediction: str, *outputs: Tensor, time_scale: float = 1.0
 ) -> tuple[Denoiser, Replay]:
     kind = VARIANCES[variance]()
-    network = Replay(*(output[:, : 3 * kind.heads] for output in outputs))
+    network = Replay(*(output[:, : output.shape[1] // 2 * kind.heads] for output in outputs))  # stored with both heads
     return Denoiser(network, process, PREDICTIONS[prediction](), kind, time_scale), network
 
 

@@ -8,10 +8,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from ddpm_lab.networks.blocks import Attention
-from tests.golden import HERE
+from tests.golden import folder
 
 CONF = Path(__file__).parents[2] / "conf" / "network"
-PUBLISHED = {entry["name"]: entry for entry in json.loads((HERE / "paramcount.json").read_text())["entries"]}
+PUBLISHED = {entry["name"]: entry for entry in json.loads((folder() / "paramcount.json").read_text())["entries"]}
 
 # name in paramcount.json: preset, image size, what is changed in it
 UNETS = {

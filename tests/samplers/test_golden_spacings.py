@@ -5,9 +5,9 @@ import json
 import pytest
 
 from ddpm_lab.samplers.spacings import timesteps
-from tests.golden import HERE
+from tests.golden import folder
 
-CASES = json.loads((HERE / "respacing.json").read_text())
+CASES = json.loads((folder() / "respacing.json").read_text())
 
 
 def chosen(case: dict) -> list[int]:

@@ -21,7 +21,8 @@ PMV = sorted(key.removesuffix("/mean") for key in GOLDEN.names() if key.startswi
 
 def model_of(key: str, *outputs: Tensor) -> Denoiser:
     _, schedule, variance, prediction, _ = key.split("/")
-    return denoiser(Process(SCHEDULES[schedule](1000)), variance, prediction, *outputs)[0]
+    T = int(GOLDEN["pmv/t"].max()) + 1  # the last timestep is among them
+    return denoiser(Process(SCHEDULES[schedule](T)), variance, prediction, *outputs)[0]
 
 
 @pytest.mark.parametrize("key", PMV)
@@ -53,10 +54,12 @@ def test_one_ddim_step(key: str) -> None:
     """Each image is at another timestep, so each takes its own step of a walk through all timesteps."""
     clip = key.endswith("1")
     t = GOLDEN["pmv/t"] + 1
+    names = [name.rpartition("/")[2] for name in GOLDEN.names(f"{key}/ddim_sample_eta*")]
     for i, now in enumerate(t.tolist()):
         model = model_of(key, GOLDEN["pmv/model_output"][i : i + 1])
         x_t = GOLDEN["pmv/x_t"][i : i + 1]
-        for eta, name in [(0.0, "ddim_sample_eta0"), (0.6, "ddim_sample_eta0.6")]:
+        for name in names:
+            eta = float(name.removeprefix("ddim_sample_eta"))
             walk = DDIM(None, eta, lambda T, steps, now=now: list(range(1, now + 1)), clip).walk(
                 model, x_t, randn_like=NoiseOf(GOLDEN["pmv/noise"][i : i + 1, None])
             )
@@ -64,7 +67,7 @@ def test_one_ddim_step(key: str) -> None:
             torch.testing.assert_close(
                 next(iter(walk))[1], stored, rtol=1e-5, atol=10 * GOLDEN.spread(f"{key}/{name}") + 1e-7
             )
-        if now < 1000:  # their last one goes on to alpha_bar = 0, past the end of the process
+        if now < model.process.T:  # their last one goes on to alpha_bar = 0, past the end of the process
             up = DDIM(None, 0.0, lambda T, steps, now=now: list(range(now, T + 1)), clip).walk_up(model, x_t)
             stored = GOLDEN[f"{key}/ddim_reverse_sample"][i : i + 1]
             torch.testing.assert_close(
@@ -79,46 +82,47 @@ def loop(schedule: str, variance: str, prediction: str, outputs: list[Tensor]):
     return config, *denoiser(process, variance, prediction, *outputs, time_scale=scale)
 
 
-WALKS = {"p_clip1": lambda counts: Ancestral(None, counts), "ddim_eta0.5": lambda counts: DDIM(None, 0.5, counts)}
+def walk_of(run: str) -> tuple[str, str, Callable[[dict], Sampler]]:
+    """Variance, prediction and sampler of a loop by its name, such as p_fixed_small or ddim_startx_eta0.5."""
+    kind, *parts = run.split("_")
+    clip, variance = "clip0" not in parts, "LEARNED_RANGE"
+    if "fixed" in parts:
+        variance = "_".join(parts[parts.index("fixed") :]).upper()
+    prediction = "START_X" if "startx" in parts else "EPSILON"
+    if kind == "p":
+        return variance, prediction, lambda config: Ancestral(None, config["section_counts"], clip)
+    (eta,) = (float(part.removeprefix("eta")) for part in parts if part.startswith("eta"))
+    if kind == "ddim":
+        return variance, prediction, lambda config: DDIM(None, eta, config["section_counts"], clip)
+    steps = int(kind.removeprefix("ddim"))  # ddim10: in that spacing
+    return variance, prediction, lambda config: DDIM(steps, eta, "ddim", clip)
 
 
-@pytest.mark.parametrize("run", list(WALKS))
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_walk_with_stored_outputs(schedule: str, run: str) -> None:
-    key = f"loop/{schedule}/{run}"
-    config, model, network = loop(schedule, "LEARNED_RANGE", "EPSILON", list(GOLDEN[f"{key}/model_output"]))
-    sampler: Sampler = WALKS[run](config["section_counts"])
-    assert [t - 1 for t in sampler.times(model.process)] == GOLDEN[f"loop/{schedule}/timestep_map"].tolist()
+@pytest.mark.parametrize("key", GOLDEN.groups("loop/*/model_output"))
+def test_walk_with_stored_outputs(key: str) -> None:
+    _, schedule, run = key.split("/")
+    variance, prediction, make = walk_of(run)
+    config, model, network = loop(schedule, variance, prediction, list(GOLDEN[f"{key}/model_output"]))
+    sampler = make(config)
+    chosen = torch.tensor(sampler.times(model.process))
+    assert torch.equal(chosen - 1, GOLDEN[f"loop/{schedule}/timestep_map"])
+    betas = model.process.transition(chosen, torch.cat([torch.zeros(1).long(), chosen[:-1]])).beta
+    torch.testing.assert_close(betas, GOLDEN[f"loop/{schedule}/betas"], rtol=1e-9, atol=1e-12)
     walk = list(sampler.walk(model, GOLDEN["loop/start_noise"], randn_like=NoiseOf(GOLDEN["loop/step_noise"])))
     GOLDEN.close(torch.stack([x for _, x in walk]), f"{key}/sample")
     if run == "p_clip1":
         torch.testing.assert_close(torch.stack(network.times), GOLDEN[f"loop/{schedule}/model_t"])
 
 
-RUNS: dict[str, tuple[str, str, Callable[[str], Sampler]]] = {
-    "p_clip1": ("LEARNED_RANGE", "EPSILON", lambda counts: Ancestral(None, counts)),
-    "p_clip0": ("LEARNED_RANGE", "EPSILON", lambda counts: Ancestral(None, counts, clip=False)),
-    "p_fixed_small": ("FIXED_SMALL", "EPSILON", lambda counts: Ancestral(None, counts)),
-    "p_fixed_large": ("FIXED_LARGE", "EPSILON", lambda counts: Ancestral(None, counts)),
-    "p_startx": ("LEARNED_RANGE", "START_X", lambda counts: Ancestral(None, counts)),
-    "ddim_eta0": ("LEARNED_RANGE", "EPSILON", lambda counts: DDIM(None, 0.0, counts)),
-    "ddim_eta0.5": ("LEARNED_RANGE", "EPSILON", lambda counts: DDIM(None, 0.5, counts)),
-    "ddim_eta1": ("LEARNED_RANGE", "EPSILON", lambda counts: DDIM(None, 1.0, counts)),
-    "ddim_eta0_clip0": ("LEARNED_RANGE", "EPSILON", lambda counts: DDIM(None, 0.0, counts, clip=False)),
-    "ddim10_eta0": ("LEARNED_RANGE", "EPSILON", lambda counts: DDIM(10, 0.0, "ddim")),
-    "ddim_startx_eta0.5": ("LEARNED_RANGE", "START_X", lambda counts: DDIM(None, 0.5, counts)),
-}
-
-
 class FirstHead(nn.Module):
-    """A network of which only the first three output channels are used."""
+    """A network of which only the first head is used."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.network(x, t)[:, :3]
+        return self.network(x, t)[:, : x.shape[1]]
 
 
 def toy_denoiser(schedule: str, variance: str, prediction: str) -> tuple[dict, Denoiser]:
@@ -130,22 +134,23 @@ def toy_denoiser(schedule: str, variance: str, prediction: str) -> tuple[dict, D
     return config, model.with_network(network if model.variance.heads == 2 else FirstHead(network))
 
 
-@pytest.mark.parametrize("run", list(RUNS))
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_whole_walk_with_the_network(schedule: str, run: str) -> None:
-    variance, prediction, make = RUNS[run]
+LOOPS = [key for key in GOLDEN.groups("loop/*/sample") if "reverse" not in key]
+
+
+@pytest.mark.parametrize("key", LOOPS)
+def test_whole_walk_with_the_network(key: str) -> None:
+    _, schedule, run = key.split("/")
+    variance, prediction, make = walk_of(run)
     config, model = toy_denoiser(schedule, variance, prediction)
-    walk = make(config["section_counts"]).walk(
-        model, GOLDEN["loop/start_noise"], randn_like=NoiseOf(GOLDEN["loop/step_noise"])
-    )
-    GOLDEN.close(torch.stack([x for _, x in walk]), f"loop/{schedule}/{run}/sample")
+    walk = make(config).walk(model, GOLDEN["loop/start_noise"], randn_like=NoiseOf(GOLDEN["loop/step_noise"]))
+    GOLDEN.close(torch.stack([x for _, x in walk]), f"{key}/sample")
 
 
-@pytest.mark.parametrize("clip", [0, 1])
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_inversion_with_the_network(schedule: str, clip: int) -> None:
+@pytest.mark.parametrize("key", GOLDEN.groups("loop/*/ddim_reverse_clip*/sample"))
+def test_inversion_with_the_network(key: str) -> None:
+    _, schedule, run = key.split("/")
     config, model = toy_denoiser(schedule, "LEARNED_RANGE", "EPSILON")
-    ddim = DDIM(None, 0.0, config["section_counts"], clip=bool(clip))
+    ddim = DDIM(None, 0.0, config["section_counts"], clip=run.endswith("1"))
     walk = [x for _, x in ddim.walk_up(model, GOLDEN["loop/reverse_start"])]
-    GOLDEN.close(torch.stack(walk[:7]), f"loop/{schedule}/ddim_reverse_clip{clip}/sample")
+    GOLDEN.close(torch.stack(walk[: len(GOLDEN[f"{key}/sample"])]), f"{key}/sample")
     assert torch.equal(ddim.invert(model, GOLDEN["loop/reverse_start"]), walk[-1])
