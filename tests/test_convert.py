@@ -268,7 +268,7 @@ def test_training_goes_on_from_a_folder_and_needs_it_no_more(runs: dict[str, Pat
         )
     shutil.rmtree(tmp_path / "exported")
     wanted = checkpoint(runs["plain"])["state_dict"]
-    for name in ("exported", "plain"):
+    for name in ("exported", runs["plain"].name):
         _, denoiser, _ = load_run(str(tmp_path / f"tuned_{name}"), "raw")
         for key, value in denoiser.network.state_dict().items():
             assert torch.equal(value, wanted[f"emas.0.network.{key}"]), key
