@@ -117,7 +117,7 @@ class Denoiser(nn.Module):
     def noise(self, x_0: Tensor, x_t: Tensor, t: Time) -> Tensor:
         """The noise that leads from x_0 to x_t: (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)."""
         level = self.process.at(t)
-        return affine(1 / level.noise, x_t, -level.signal / level.noise, x_0)
+        return affine(level.noise.reciprocal(), x_t, -level.signal / level.noise, x_0)
 
     def step(self, estimate: Estimate, x_t: Tensor, t: Time, s: Time, previous: Tensor | None = None) -> Gaussian:
         """p(x_s | x_t) for any s < t, without a network call: q(x_s | x_t, x_0) at the estimated x_0.

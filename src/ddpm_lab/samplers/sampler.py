@@ -26,7 +26,7 @@ class Sampler(ABC):
 
     A new one is its `begin`: what a step does, and in its variables what a walk remembers.
 
-    steps: how many, all T if None. spacing: which, see samplers/spacings.py. times: the ascending times themselves, instead.
+    steps: how many, all T if None. spacing: which, see samplers/spacings.py. times: the ascending times themselves, instead of both.
     clip: clamp every estimate of x_0 to [-1, 1].
     """
 
@@ -52,7 +52,7 @@ class Sampler(ABC):
     def times(self, process: GaussianPath) -> list[float]:
         """The ascending times that a walk visits, integers or reals. Raises ValueError if the process has too few."""
         if self.given_times is not None:
-            return explicit(process, self.given_times, self.steps)
+            return explicit(process, self.given_times)
         return spaced(process, self.steps, self.spacing)
 
     def calls(self, process: GaussianPath) -> int:

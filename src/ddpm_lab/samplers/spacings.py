@@ -125,8 +125,8 @@ def spaced(process: GaussianPath, steps: int | None, spacing: Spacing) -> list[f
     return list(timesteps(process.T, steps, spacing))  # type: ignore[arg-type]
 
 
-def explicit(process: GaussianPath, times: Sequence[float], steps: int | None) -> list[float]:
-    """The times themselves. Raises ValueError unless they ascend within the process, and are `steps` if that is given."""
+def explicit(process: GaussianPath, times: Sequence[float]) -> list[float]:
+    """The times themselves. Raises ValueError unless they ascend within the process."""
     found = list(times)
     numbers = all(isinstance(t, (int, float)) and not isinstance(t, bool) for t in found)
     if not found or not numbers or found != sorted(set(found)) or not 1 <= found[0] <= found[-1] <= process.T:
@@ -134,8 +134,6 @@ def explicit(process: GaussianPath, times: Sequence[float], steps: int | None) -
             f"sampler.times={brief(found)} must be ascending, different numbers from 1 to T={process.T}, the last where the "
             "walk starts"
         )
-    if steps not in (None, len(found)):
-        raise UserError(f"sampler.times has {len(found)} times, but steps={steps}: set steps={len(found)} or null")
     return found
 
 
