@@ -26,7 +26,7 @@ class Sampler(ABC):
 
     A new one is its `begin`: what a step does, and in its variables what a walk remembers.
 
-    steps: how many, all T if None. spacing: which, see samplers/spacings.py. times: the ascending times themselves, instead of both.
+    steps: how many, all T if None. spacing: which, see samplers/spacings.py. times: the ascending times themselves, instead.
     clip: clamp every estimate of x_0 to [-1, 1].
     """
 
