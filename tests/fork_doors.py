@@ -5,6 +5,7 @@ A line in: {"start": arguments of `forked`}, answered by the number of a new pro
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -33,6 +34,7 @@ def main() -> None:
     Hydra.get_mode = lambda *_, **__: None
     for module in pkgutil.walk_packages(ddpm_lab.__path__, "ddpm_lab."):
         importlib.import_module(module.name)
+    gc.freeze()  # else every collection in a fork would look through all of it, and copy its pages
     for line in sys.stdin:
         ((kind, value),) = json.loads(line).items()
         print(json.dumps(start(value) if kind == "start" else ended(value)), flush=True)
