@@ -43,7 +43,7 @@ def test_what_lies_between_two_timesteps_is_a_line_in_what_the_process_says(betw
 
 def test_times_that_there_are_not_are_refused() -> None:
     process = Process(cosine(25))
-    for t in (0.5, 25.5, -0.5):
+    for t in (0.5, 25.5, -0.5, 26, -1):
         with pytest.raises(
             ValueError, match=rf"t={t} is no time of this process: there are 0 and those from 1 to T=25"
         ):

@@ -165,7 +165,8 @@ class Process(GaussianPath):
         t = t.to(self.alpha_bar.device)
         if not t.is_floating_point():
             return self.alpha_bar[t]
-        return torch.where(t == t.round(), self.alpha_bar[t.long()], self._interpolated(t).exp())
+        between = self._interpolated(t)  # first: it refuses what is no time
+        return torch.where(t == t.round(), self.alpha_bar[t.long()], between.exp())
 
     def log_alpha_bar_at(self, t: Tensor) -> Tensor:
         """log alpha_bar_t; of an integer the table's, bit for bit.
@@ -175,17 +176,16 @@ class Process(GaussianPath):
         t = t.to(self.alpha_bar.device)
         if not t.is_floating_point():
             return self.log_alpha_bar[t]
-        return torch.where(t == t.round(), self.log_alpha_bar[t.long()], self._interpolated(t))
+        between = self._interpolated(t)  # first: it refuses what is no time
+        return torch.where(t == t.round(), self.log_alpha_bar[t.long()], between)
 
     def time_at(self, log_snr: Tensor) -> Tensor:
         """The t in 1..T with this log SNR; the first or the last timestep beyond theirs."""
         known = self.between.of_log_alpha_bar(self.log_alpha_bar[1:].cpu())  # falls
         asked = self.between.of_log_alpha_bar(F.logsigmoid(log_snr.double().cpu()))
-        above = (
-            torch.searchsorted(-known, -asked).clamp(1, self.T - 1) if self.T > 1 else torch.zeros_like(asked).long()
-        )
         if self.T == 1:
             return torch.ones_like(asked)
+        above = torch.searchsorted(-known, -asked).clamp(1, self.T - 1)
         a, b = known[above - 1], known[above]
         fraction = torch.where(torch.isinf(b), (asked < a).double(), (a - asked) / (a - b))
         return above + fraction.clamp(0, 1)
@@ -193,7 +193,7 @@ class Process(GaussianPath):
     def _interpolated(self, t: Tensor) -> Tensor:
         """log alpha_bar between two timesteps."""
         real = t != t.round()
-        outside = real & ((t < 1) | (t > self.T))
+        outside = (t < 0) | (real & (t < 1)) | (t > self.T)
         if outside.any():
             raise UserError(
                 f"t={t[outside].flatten()[0]:g} is no time of this process: there are 0 and those from 1 to T={self.T}"
