@@ -26,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[REFERENCES] = set()
 
 
+@pytest.hookimpl(optionalhook=True)  # of xdist
 def pytest_testnodedown(node: Any, error: object) -> None:
     """What a worker has read, where there are several."""
     node.config.stash[REFERENCES] |= set(getattr(node, "workeroutput", {}).get("golden", ()))

@@ -20,7 +20,6 @@ import lightning
 import matplotlib.pyplot
 import sklearn.datasets
 import torchmetrics
-from hydra._internal.hydra import Hydra
 
 import ddpm_lab
 
@@ -30,8 +29,6 @@ IMPORTED = (lightning, matplotlib.pyplot, sklearn.datasets, torchmetrics)
 
 
 def main() -> None:
-    # Hydra composes a configuration once more to read hydra.mode from it, which none here sets: a third of a second a door.
-    Hydra.get_mode = lambda *_, **__: None
     for module in pkgutil.walk_packages(ddpm_lab.__path__, "ddpm_lab."):
         importlib.import_module(module.name)
     gc.freeze()  # else every collection in a fork would look through all of it, and copy its pages

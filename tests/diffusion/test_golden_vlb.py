@@ -31,6 +31,12 @@ def test_terms(key: str) -> None:
         GOLDEN.close(kl, f"{key}/kl_bits")
 
 
+def test_diffuse() -> None:
+    x_0, t = GOLDEN["terms/x_start"], GOLDEN["terms/t"] + 1
+    process = Process(SCHEDULES["cosine"](int(t.max())))
+    GOLDEN.close(process.diffuse(x_0, t, GOLDEN["terms/noise"]), "terms/x_t")
+
+
 @pytest.mark.parametrize("key", GOLDEN.names("prior_bpd/*"))
 def test_prior(key: str) -> None:
     schedule, _, T = key.removeprefix("prior_bpd/").rpartition("_T")

@@ -23,10 +23,8 @@ LEFT_OUT = {
     "sampling.npz/loop/*/ddim_reverse_clip?/pred_xstart": "as above",
     "sampling.npz/pmv/*/PREVIOUS_X/clip1/mean": "not that of the clipped x_0 beside it, which ours follows",
     "resampler.npz/snapshot_history": "newest last there, a ring here; the weights that follow from it are compared",
-    "vlb.npz/terms/noise": "of x_t, which is stored",
     "vlb.npz/dgll/log_prob": "float32, whose tail is quantised there; the float64 beside it is compared",
     "embedding.npz/*_freqs": "of the embeddings, which are compared",
-    "toy_model.npz/*/t_float": "an input of networks that have no output at it",
 }
 read: set[str] = set()
 
