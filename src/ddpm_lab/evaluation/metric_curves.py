@@ -17,16 +17,8 @@ ALONG = {"seed", "commit", "packages", "calls", "start_signal"}
 # In what the points of one metric may not differ; any other difference of their protocols makes another line.
 FIXED = {
     *("n", "samples", "features", "reference_features", "of", "subsets", "subset_size", "splits", "neighbours"),
-    *(
-        "reference",
-        "reference_n",
-        "reference_images",
-        "reference_sha256",
-        "extractor",
-        "extractor_sha256",
-        "resize",
-        "transparent",
-    ),
+    *("reference", "reference_n", "reference_images", "reference_sha256"),
+    *("extractor", "extractor_sha256", "resize", "transparent"),
 }
 
 
